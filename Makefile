@@ -1,0 +1,46 @@
+# make demo   sets everything up and runs the main job      make test   sets everything up and tests
+# make check  lint, types, import contracts, size caps      make data   full Fashion-MNIST and MNIST into data/
+# make bench  the committed benchmark tables, made again    make newest the tests with the newest torch that installs
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check data bench newest clean
+
+demo: .venv/ready-to-run
+	$(BIN)/karui demo
+
+test: .venv/ready-to-develop
+	$(BIN)/python -m pytest
+
+check: .venv/ready-to-develop
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+data: .venv/ready-to-run
+	$(BIN)/python benchmarks/data.py --to data
+
+bench: .venv/ready-to-develop data
+	$(BIN)/python benchmarks/run.py
+
+newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet -e '.[dev]'
+	.venv-newest/bin/python -m pytest
+
+.venv/pip:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/ready-to-run: .venv/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu]'
+	@touch $@
+
+.venv/ready-to-develop: .venv/ready-to-run
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-newest karui-runs .pytest_cache .mypy_cache .ruff_cache

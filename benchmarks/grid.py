@@ -1,0 +1,49 @@
+"""Every runtime x precision on real networks: the tables of the main job.
+
+    python -m benchmarks.grid --networks mnist fashion --batches 1 64
+
+Writes one Markdown table a network and batch into benchmarks/results/. Needs ``make data`` and the
+checkpoints (``python -m benchmarks.networks.train``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import karui
+from benchmarks.networks import tasks
+from karui.optimize import Settings
+from karui.report.markdown import markdown
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=["mnist", "fashion"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
+    args = parser.parse_args()
+    for name in args.networks:
+        for batch in args.batches:
+            path = RESULTS / f"grid_{name}_batch{batch}.md"
+            path.write_text(measured(name, batch), encoding="utf-8")
+            print(path, flush=True)
+
+
+def measured(name: str, batch: int) -> str:
+    command = f"python -m benchmarks.grid --networks {name} --batches {batch}"
+    with tempfile.TemporaryDirectory() as folder:
+        result = karui.optimize(
+            tasks.task(name),
+            karui.Target("cpu", batch=batch),
+            max_drop=0.5,
+            out=Path(folder) / "run",
+            settings=Settings(command=command),
+        )
+        return markdown(result.facts)
+
+
+if __name__ == "__main__":
+    main()

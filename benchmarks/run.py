@@ -1,0 +1,38 @@
+"""All committed tables, made again, one after the other (about an hour on two cores)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TABLES = {
+    "budget_calibration": [],
+    "eager": [],
+    "aa": ["--runs", "40"],
+    "busy": ["--repeats", "5"],
+    "kill": ["--kills", "20"],
+}
+
+
+def main() -> None:
+    run("benchmarks.networks.train", [], None)
+    for name, options in TABLES.items():
+        run(f"benchmarks.{name}", options, RESULTS / f"{name}.md")
+    run("benchmarks.grid", [], None)
+
+
+def run(module: str, options: list[str], output: Path | None) -> None:
+    print(f"{module} {' '.join(options)}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options], cwd=ROOT, check=True, text=True,
+        stdout=subprocess.PIPE if output else None,
+    )  # fmt: skip
+    if output:
+        output.write_text(done.stdout, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

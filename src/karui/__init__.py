@@ -1,0 +1,56 @@
+"""karui (軽い, "light"): make a trained PyTorch model smaller and faster where it will run.
+
+    import karui
+    result = karui.optimize(karui.Task(model, calibrate=train, select=validation), max_drop=0.5)
+    print(result.table())
+
+Names are loaded when first used: importing karui imports neither torch nor any runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from karui.api import apply, bench, load, optimize, size_bytes, sparsity
+    from karui.budget import Budget
+    from karui.errors import KaruiError
+    from karui.numerics import Numerics
+    from karui.optimize.result import Result
+    from karui.recipe import Recipe
+    from karui.score import Score
+    from karui.target import Target
+    from karui.task import Task
+
+HOMES = {
+    "Budget": "karui.budget",
+    "KaruiError": "karui.errors",
+    "Numerics": "karui.numerics",
+    "Recipe": "karui.recipe",
+    "Result": "karui.optimize.result",
+    "Score": "karui.score",
+    "Target": "karui.target",
+    "Task": "karui.task",
+    "apply": "karui.api",
+    "bench": "karui.api",
+    "load": "karui.api",
+    "optimize": "karui.api",
+    "size_bytes": "karui.api",
+    "sparsity": "karui.api",
+}
+
+__all__ = [
+    "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
+    "apply", "bench", "load", "optimize", "size_bytes", "sparsity",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'karui' has no attribute {name!r}")
+    return getattr(importlib.import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(HOMES)

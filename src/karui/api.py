@@ -1,0 +1,212 @@
+"""The Python surface: one call for the main job, and the parts of it by themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from karui import runtimes, techniques
+from karui.artifact import Artifact, Signature, load_artifact, unpack
+from karui.budget import Budget, parse_drop
+from karui.data import as_arrays, items, read_split
+from karui.errors import UsageError
+from karui.graph.call import signature_of
+from karui.graph.inspect import private_copy
+from karui.graph.inspect import size_bytes as model_bytes
+from karui.graph.inspect import sparsity as model_sparsity
+from karui.optimize import Settings, run
+from karui.optimize.result import Result
+from karui.recipe import Named, Recipe, parse_named, parse_recipe
+from karui.structure import flatten, unflatten
+from karui.target import Target
+from karui.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from karui.data import Arrays
+
+BENCH_ROWS = 64
+
+
+def optimize(
+    task: Task,
+    target: str | Target = "cpu",
+    *,
+    max_drop: float | str | None = None,
+    budget: Budget | None = None,
+    out: Path | str | None = None,
+    settings: Settings | None = None,
+) -> Result:
+    """Try the target's recipes on ``task`` and choose the fastest inside the accuracy budget.
+
+    max_drop: points (``0.5``), or relative (``"1%"``); 1 point, or 1 % for scores that are no share,
+        when not given. ``budget`` sets it together with further limits.
+    out: the run folder; an interrupted run in it goes on where it stopped. A new folder under
+        ``karui-runs`` when not given.
+
+    The user's model is never changed. Raises KaruiError for anything that cannot be measured.
+    """
+    if max_drop is not None:
+        drop, unit = parse_drop(str(max_drop))
+        budget = dataclasses.replace(budget or Budget(), max_drop=drop, unit=unit)
+    return run(
+        task,
+        Target(target) if isinstance(target, str) else target,
+        budget or Budget(),
+        Path(out) if out else new_folder(Path("karui-runs")),
+        settings or Settings(command="karui.optimize(...)"),
+    )
+
+
+def bench(
+    model: Any,
+    inputs: Any,
+    target: str | Target = "cpu",
+    *,
+    out: Path | str | None = None,
+    settings: Settings | None = None,
+) -> Result:
+    """Measure ``model`` on every runtime and precision with no data but example ``inputs``.
+
+    Quality is the agreement with the original on random inputs of the same form: a check that
+    nothing broke, not an accuracy. INT8 ranges come from those inputs as well.
+    """
+    task, budget = bench_task(model, inputs), Budget(max_drop=100.0)
+    return optimize(task, target, budget=budget, out=out, settings=settings)
+
+
+def bench_task(model: Any, inputs: Any) -> Task:
+    """The task of ``bench``: random inputs, and agreement with the original."""
+    return Task(model, inputs, select=random_like(inputs), score="agreement", name="bench")
+
+
+def random_like(inputs: Any, rows: int = 4 * BENCH_ROWS) -> list[Any]:
+    """One batch of ``rows`` random samples: normal floats, and integers drawn from those given."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+
+    def draw(value: Any) -> Any:
+        array = (
+            value.detach().cpu().numpy() if callable(getattr(value, "detach", None)) else np.asarray(value)
+        )
+        shape = (rows, *array.shape[1:])
+        if array.dtype.kind == "f":
+            return rng.standard_normal(shape).astype(array.dtype)
+        return rng.choice(array.ravel(), shape)
+
+    leaves, tree = flatten(inputs)
+    return [(unflatten([draw(leaf) for leaf in leaves], tree),)]
+
+
+def apply(
+    what: str | Recipe | Named | techniques.Technique,
+    model: nn.Module,
+    *,
+    inputs: Any,
+    calibrate: Any = None,
+) -> techniques.Applied:
+    """Apply a technique, or all steps of a recipe, to a copy of ``model``.
+
+    inputs: example inputs with a leading batch axis. calibrate: data, as in ``Task``.
+    Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``.
+    """
+    mode, copy = model.training, private_copy(model)
+    signature, example = signature_of(copy, inputs, 1)
+    names = [port.name for port in signature.inputs]
+    data = (
+        read_split(list(items(calibrate, "calibration")), names, "calibration").inputs
+        if calibrate is not None
+        else example
+    )
+    given = techniques.Given(example, data, signature)
+    touched: list[str] = []
+    skipped: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    for step in steps_of(what):
+        applied = step.apply(copy, given)
+        copy = applied.model
+        touched += applied.touched
+        skipped |= applied.skipped
+        facts |= applied.facts
+    return techniques.Applied(copy.train(mode), tuple(touched), skipped, facts)
+
+
+def steps_of(what: Any) -> list[techniques.Technique]:
+    if isinstance(what, techniques.Technique):
+        return [what]
+    if isinstance(what, str):
+        what = parse_recipe(what) if "@" in what else [parse_named(part) for part in what.split(" + ")]
+    steps: Sequence[Named] = (
+        what.steps if isinstance(what, Recipe) else what if isinstance(what, list) else [what]
+    )
+    if not steps:
+        raise UsageError("the recipe has no step to apply", fix="numerics are the business of karui.optimize")
+    return [techniques.load(step) for step in steps]
+
+
+def load(artifact: Artifact | Path | str) -> Callable[..., Any]:
+    """Open an artifact (a folder, or the zip that ``karui export`` wrote) and call it like the model.
+
+    Takes torch tensors or numpy arrays, and gives back the same kind, in the model's own structure.
+    """
+    if not isinstance(artifact, Artifact):
+        artifact = open_artifact(Path(artifact))
+    else:
+        artifact = load_artifact(artifact.folder)
+    signature, names = artifact.signature, [port.name for port in artifact.signature.inputs]
+    runtime = runtimes.load(parse_recipe(artifact.recipe).runtime)
+    predict = runtime.load(artifact.folder, signature, artifact.threads)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            kwargs, args = {**args[0], **kwargs}, ()
+        given = {**dict(zip(names, args)), **kwargs} if kwargs else args
+        arrays = as_arrays(given, names)
+        check_fit(arrays, signature)
+        outputs = predict(arrays)
+        first = flatten(given)[0][0]
+        return unflatten([like(first, output) for output in outputs], signature.tree)
+
+    return call
+
+
+def check_fit(arrays: Arrays, signature: Signature) -> None:
+    """Runtimes say this in words of their own, or give garbage."""
+    for port in signature.inputs:
+        array = arrays[port.name]
+        rows = len(array) if signature.dynamic_batch else signature.batch
+        given, wanted = f"{array.dtype} {array.shape}", f"{port.dtype} {(rows, *port.shape[1:])}"
+        if given != wanted:
+            why = f"{given} was given, the model takes {wanted}"
+            raise UsageError(f"the input {port.name} does not fit the model", why=why)
+
+
+def like(example: Any, output: Any) -> Any:
+    """``output`` as a torch tensor when ``example`` is one."""
+    if type(example).__module__.partition(".")[0] != "torch":
+        return output
+    import torch
+
+    return torch.from_numpy(output)
+
+
+def sparsity(model: nn.Module) -> float:
+    """Share of exact zeros among all parameters, 0..1."""
+    return model_sparsity(model)
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, shared storage once."""
+    return model_bytes(model)
+
+
+def new_folder(parent: Path) -> Path:
+    """A fresh run folder named by the time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = parent / stamp
+    return folder if not folder.exists() else parent / f"{stamp}-{time.time_ns() % 1000:03d}"

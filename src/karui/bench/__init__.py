@@ -1,0 +1,1 @@
+"""Measuring: artifacts in processes of their own, interleaved rounds, ratios with intervals."""

@@ -1,0 +1,60 @@
+"""The building process: turns a captured model into an artifact, away from the parent.
+
+Converters crash, hang and eat memory; here that costs one trial. The process lives for a whole run,
+so that heavy imports are paid once, and is replaced when it dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from karui import runtimes
+from karui.artifact import Signature, read_signature
+from karui.data import open_arrays, save_arrays
+from karui.numerics import Numerics, parse_numerics
+from karui.process import serve
+from karui.recipe import Named, parse_named
+
+
+def request(
+    source: Path, signature: Signature, numerics: Numerics, runtime: Named, data: Path, folder: Path
+) -> dict[str, Any]:
+    """The message that asks for a build of ``source`` into the empty ``folder``.
+
+    ``data`` holds the arrays ``calibrate`` and ``probe``; a fake-quant reference, where the runtime
+    has one, is written to ``reference`` beside ``folder``.
+    """
+    return {
+        "source": str(source),
+        "signature": asdict(signature),
+        "numerics": str(numerics),
+        "runtime": str(runtime),
+        "data": str(data),
+        "folder": str(folder),
+        "threads": 1,
+    }
+
+
+def answer(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Build what ``request`` asked for; says what will really be executed."""
+    data, folder = Path(message["data"]), Path(message["folder"])
+    source = runtimes.Source(
+        folder=Path(message["source"]),
+        signature=read_signature(message["signature"]),
+        numerics=parse_numerics(message["numerics"]),
+        calibrate=open_arrays(data / "calibrate"),
+        probe=open_arrays(data / "probe"),
+        threads=message["threads"],
+    )
+    built = runtimes.load(parse_named(message["runtime"])).build(source, folder)
+    if built.reference is not None:
+        outputs = {port.name: array for port, array in zip(source.signature.outputs, built.reference)}
+        save_arrays(outputs, folder.parent / "reference")
+    return {"executed": dict(built.executed), "reference": built.reference is not None}
+
+
+if __name__ == "__main__":
+    serve(answer)

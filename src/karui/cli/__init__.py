@@ -1,0 +1,1 @@
+"""The command line: words in, values out, one call, one exit code."""

@@ -1,0 +1,48 @@
+"""Run the main job on data shipped inside the package: a Fashion-MNIST subset; no network needed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from karui.cli.options import declare_json
+
+# One of each kind; the whole grid of runtimes and precisions takes longer than a demo should.
+RECIPES = (
+    "fp32@torch_eager",
+    "fp32@torch_compile",
+    "fp32@onnxruntime",
+    "fp32@openvino",
+    "int8@onnxruntime",
+    "int8@openvino",
+    "int8_dynamic@onnxruntime",
+    "bf16@openvino",
+    "fp16@openvino",
+    "fp32@torchscript",
+)
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="run folder (default: a new one under karui-runs)")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    declare_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from karui.api import new_folder
+    from karui.cli.optimize import SAVED, carry_out
+
+    options = dict.fromkeys(SAVED) | {
+        "task": "karui.demo:task",
+        "target": "cpu",
+        "runtimes": "",
+        "recipe": list(RECIPES),
+        "batch": args.batch,
+        "threads": args.threads,
+        "seed": 0,
+        "max_drop": "1",
+        "pace": "quick",
+        "timeout": "5m",
+    }
+    return carry_out(options, args.out or new_folder(Path("karui-runs")), "karui demo", as_json=args.json)

@@ -1,0 +1,106 @@
+"""Try every recipe for a target on your model and data; choose the fastest inside the accuracy budget.
+
+karui optimize task.py:task --max-drop 0.5
+karui optimize net.py:build --select data.py:validation --target cpu --batch 64 --max-drop 1%
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from karui.cli.options import (
+    TASK_FORMS,
+    budget_of,
+    declare_data,
+    declare_run,
+    declare_target,
+    example_inputs,
+    settings_of,
+    target_of,
+)
+from karui.errors import Interrupted
+
+SAVED = (
+    "task",
+    "inputs",
+    "calibrate",
+    "select",
+    "confirm",
+    "score",
+    "target",
+    "runtimes",
+    "recipe",
+    "batch",
+    "threads",
+    "seed",
+    "max_drop",
+    "max_latency",
+    "max_size",
+    "time",
+    "stop_at",
+    "pace",
+    "timeout",
+)
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", help=TASK_FORMS)
+    declare_data(parser)
+    declare_target(parser)
+    parser.add_argument("--max-drop", metavar="0.5", help="points of the score (0.5), or relative (1%%)")
+    parser.add_argument("--max-latency", metavar="3ms", help="reject what is slower at the median")
+    parser.add_argument("--max-size", metavar="1MB", help="reject what is larger on disk")
+    declare_run(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from karui.api import new_folder
+
+    options = {key: getattr(args, key) for key in SAVED}
+    folder = args.out or new_folder(Path("karui-runs"))
+    command = shlex.join(["karui", *sys.argv[1:]])
+    return carry_out(options, folder, command, as_json=args.json)
+
+
+def carry_out(options: Mapping[str, Any], folder: Path, command: str, *, as_json: bool) -> int:
+    """Run, or go on with, the run in ``folder`` that these options describe."""
+    from karui.cli.model import find_task
+    from karui.cli.terminal import Terminal, prints_aside, show_result
+    from karui.optimize import run as optimize
+
+    target, budget = target_of(options), budget_of(options)
+    watcher = Terminal()
+    settings = dataclasses.replace(settings_of(options, command), watcher=watcher)
+    try:
+        with prints_aside(as_json):
+            task = find_task(options["task"], {**options, "inputs": example_inputs(options["inputs"])})
+            save_options(folder, options, command)
+            result = optimize(task, target, budget, folder, settings)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; what is finished is kept", fix=f"karui resume {folder}") from None
+    finally:
+        watcher.close()
+    return show_result(result, as_json)
+
+
+def save_options(folder: Path, options: Mapping[str, Any], command: str) -> None:
+    """Keep the words of the call, for ``karui resume``; those of a run that has begun are left alone."""
+    from karui import journal
+    from karui.optimize.home import WORDS, check_ours, writable
+
+    facts = {"options": dict(options), "command": command, "folder": str(Path.cwd())}
+    with writable(folder):
+        check_ours(folder)
+        if journal.read(folder):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = (folder / WORDS).with_suffix(".draft")
+        draft.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+        draft.replace(folder / WORDS)

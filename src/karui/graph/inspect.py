@@ -1,0 +1,101 @@
+"""Looking at a model before anything is done with it: its layers, its cost, its faults."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from karui.errors import UsageError, foreign
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Counts of one model; ``macs`` are multiply-accumulates for one sample."""
+
+    layers: Mapping[str, int]
+    parameters: int
+    macs: int
+    sparsity: float
+    size_bytes: int
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode on the CPU; the user's object is never touched again."""
+    with foreign(UsageError, "the model cannot be copied", fix="give a function that makes the model"):
+        twin = copy.deepcopy(model)
+    return twin.cpu().eval()
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse weights that cannot be measured honestly: NaN, infinite, or not float32."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"the model is not in float32: {name} is {kind}",
+                why="every ratio and drop is taken against float32",
+                fix="give model.float(), and inputs in float32",
+            )
+        if not torch.isfinite(tensor).all():
+            raise UsageError(
+                f"the model's {name} holds NaN or infinite values",
+                fix="load a good checkpoint; nothing was changed",
+            )
+
+
+def look(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelFacts:
+    """Count layers, parameters (shared ones once) and the cost of one sample.
+
+    ``args`` and ``kwargs`` hold exactly one sample.
+    """
+    parameters = list(model.parameters())
+    count = sum(p.numel() for p in parameters)
+    return ModelFacts(
+        layers=Counter(type(module).__name__ for module in model.modules()),
+        parameters=count,
+        macs=macs(model, args, kwargs),
+        sparsity=sparsity(model),
+        size_bytes=size_bytes(model),
+    )
+
+
+def macs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*args, **kwargs)
+    return int(counter.get_total_flops() // 2)
+
+
+def sparsity(model: nn.Module) -> float:
+    """Share of exact zeros among all parameters, 0..1; shared parameters count once."""
+    parameters = list(model.parameters())
+    total = sum(p.numel() for p in parameters)
+    zeros = sum(int((p == 0).sum()) for p in parameters)
+    return zeros / total if total else 0.0
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers; shared storage counts once."""
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in [*model.parameters(), *model.buffers()]
+    }
+    return sum(storages.values())
+
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 over names and bytes of the whole state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""Exported programs on disk, and running one as a plain function of flat inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+
+from karui.artifact import Signature
+from karui.errors import UsageError, foreign
+
+if TYPE_CHECKING:
+    from karui.data import Array, Arrays
+
+
+def open_exported(path: Path) -> torch.export.ExportedProgram:
+    """Read a ``.pt2`` file; raises UsageError when it is not one or is cut short."""
+    with foreign(
+        UsageError,
+        f"{path.name} is not an exported program that this torch can read",
+        fix="save it again with torch.export.save",
+    ):
+        return torch.export.load(path)
+
+
+def open_program(path: Path) -> GraphModule:
+    """The program as a module that takes flat inputs and gives the flat tuple of outputs."""
+    return bare(open_exported(path).module())
+
+
+def bare(module: GraphModule) -> GraphModule:
+    """Take off input guards and nested-input handling, which cost tens of microseconds a call."""
+    without_guards(module).graph.set_codegen(CodeGen())
+    module.recompile()
+    return module
+
+
+def without_guards(module: GraphModule) -> GraphModule:
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            module.graph.erase_node(node)
+    module._forward_pre_hooks.clear()
+    module.recompile()
+    return module
+
+
+def predictor(module: Callable[..., Any], signature: Signature) -> Callable[[Arrays], list[Array]]:
+    """``module`` as a function of numpy arrays by name; memory is shared, not copied, going in."""
+    names = [port.name for port in signature.inputs]
+
+    @torch.inference_mode()
+    def predict(arrays: Arrays) -> list[Array]:
+        outputs = module(*[torch.from_numpy(arrays[name]) for name in names])
+        return [output.numpy() for output in flat(outputs)]
+
+    return predict
+
+
+def flat(outputs: Any) -> Sequence[torch.Tensor]:
+    return outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+
+
+def as_module(path: Path) -> GraphModule:
+    """A ``.pt2`` file as an ordinary module, to be captured and measured like any other."""
+    module = without_guards(open_exported(path).module())
+    return GraphModule(module, module.graph)
+
+
+def from_torchscript(module: torch.jit.ScriptModule, tensors: tuple[torch.Tensor, ...]) -> GraphModule:
+    """A TorchScript module as an ordinary one. Raises UsageError where it cannot be translated."""
+    with (
+        foreign(
+            UsageError,
+            "this TorchScript module cannot be translated",
+            fix="name the script that builds the network: file.py:name",
+        ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        from torch._export.converter import TS2EPConverter
+
+        program = TS2EPConverter(module, tensors).convert()
+    plain = without_guards(program.module())
+    return GraphModule(plain, plain.graph)

@@ -1,0 +1,101 @@
+"""What the machine is: facts that stand beside every number, without asking any network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "torchao")
+TELLING = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "amx_tile",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+
+def facts() -> dict[str, Any]:
+    """CPU, instruction sets, memory, versions, governor, load average."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "flags": [flag for flag in TELLING if flag in flags()],
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "compiler": shutil.which(os.environ.get("CXX") or "g++"),
+        "governor": governor(),
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+        "throttled": throttled(),
+        "versions": versions(),
+    }
+
+
+def warnings(found: dict[str, Any]) -> list[str]:
+    """What makes timings on this machine less trustworthy, in words with advice."""
+    said = []
+    if found["load_average"][0] > 0.5 * (found["cores"] or 1):
+        said.append(
+            f"load average {found['load_average'][0]}: other work runs here; ratios are paired "
+            "and hold, absolute times will not"
+        )
+    if found["governor"] not in (None, "performance"):
+        said.append(f"CPU governor is {found['governor']}: set it to performance for steadier times")
+    if found["throttled"]:
+        said.append("the CPU has been throttled by heat: let it cool")
+    return said
+
+
+def cpu_name() -> str:
+    for line in cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def flags() -> frozenset[str]:
+    """Instruction sets as the kernel names them; empty where the system does not tell."""
+    for line in cpuinfo():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def governor() -> str | None:
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return path.read_text().strip() if path.exists() else None
+
+
+def throttled() -> int:
+    path = Path("/sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count")
+    return int(path.read_text()) if path.exists() else 0
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of karui and the packages that decide what runs."""
+    found = {}
+    for package in ("karui", *PACKAGES):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,219 @@
+"""The main job: propose a recipe, build it, measure it, judge it, remember it; then conclude."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from karui import host, journal, presets, runtimes, techniques
+from karui.bench.rounds import Pace
+from karui.budget import Budget
+from karui.errors import BuildFailed, KaruiError, MissingRuntime, UsageError
+from karui.measurement import Trial
+from karui.optimize.attempt import attempt, trial_id_of_baseline
+from karui.optimize.conclude import Conclusion, conclude
+from karui.optimize.home import check_room, run_folder
+from karui.optimize.job import Job, identity, save_data
+from karui.optimize.origin import facts_of
+from karui.optimize.prepare import prepare
+from karui.optimize.record import journal_json, read_trial
+from karui.optimize.result import Result, document
+from karui.optimize.watch import Silent, Watcher
+from karui.optimize.workshop import Workshop
+from karui.process import Limits
+from karui.recipe import Recipe, parse_recipe
+from karui.report import write
+from karui.runtimes import Ask
+from karui.search.enumerate import goal_met, propose
+from karui.target import Target
+from karui.task import Task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run goes about its work.
+
+    recipes: texts to try instead of the target's preset. stop_at: stop trying once a kept candidate
+    is surely this many times faster than the baseline. pace: rounds of a trial; final: of the end.
+    watcher: hears how it goes.
+    """
+
+    recipes: tuple[str, ...] = ()
+    stop_at: float | None = None
+    pace: Pace = Pace()
+    final: Pace = Pace(least=25, most=200, seconds=25.0)
+    limits: Limits = Limits()
+    seed: int = 0
+    command: str = ""
+    watcher: Watcher = Silent()
+
+
+def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Settings) -> Result:
+    """Start the run in ``folder``, or go on with it where its journal ends.
+
+    Raises UsageError, and leaves ``folder`` as it was, for a job that cannot be measured.
+    """
+    start, wanted = time.monotonic(), wanted_recipes(target, settings)
+    with run_folder(folder):
+        settings.watcher.stage("reading model and data")
+        job = prepare(task, target, budget, folder, settings.seed)
+        recipes, refused = admit(job, wanted)
+        trials = remembered(job, recipes)
+        with Workshop(job, settings.limits) as workshop:
+            begin(workshop, recipes)
+            refused += try_all(workshop, recipes, trials, settings)
+            settings.watcher.stage("finalists side by side, then the confirmation split")
+            ended = conclude(workshop, trials, settings.final)
+        return finish(job, ended, refused, settings, time.monotonic() - start)
+
+
+def begin(workshop: Workshop, recipes: Sequence[Recipe]) -> None:
+    """Capture the original and write the data; only then is anything remembered of this run."""
+    job = workshop.job
+    try:
+        workshop.source(parse_recipe(job.origin.baseline))
+    except BuildFailed as error:
+        check_room(job.folder)
+        raise UsageError(error.what, why=error.why, fix=error.fix) from error
+    save_data(job)
+    journal.mend(job.folder)
+    if not journal.read(job.folder):
+        mine = identity(job, [str(recipe) for recipe in recipes])
+        journal.append(job.folder, {"event": "start", "identity": mine})
+
+
+def try_all(
+    workshop: Workshop, recipes: Sequence[Recipe], trials: list[Trial], settings: Settings
+) -> list[dict[str, str]]:
+    """The loop; adds to ``trials`` and returns what was left untried, with the reason."""
+    job, start = workshop.job, time.monotonic()
+    while (recipe := propose(recipes, trials)) is not None:
+        if reason := enough(job, trials, settings, start):
+            return [refusal(left, reason) for left in recipes[len(trials) :]]
+        settings.watcher.trial(str(recipe), len(trials), len(recipes))
+        trial = attempt(workshop, recipe, trials, settings.pace)
+        if trial.id == trial_id_of_baseline(job) and not trial.kept:
+            log = f"see {job.folder / (trial.log or '')}"
+            raise KaruiError("the original model itself could not be measured", why=trial.reason, fix=log)
+        journal.append(job.folder, {"event": "trial", "trial": journal_json(trial)})
+        trials.append(trial)
+        settings.watcher.done(trial)
+    return []
+
+
+def finish(
+    job: Job, ended: Conclusion, refused: list[dict[str, str]], settings: Settings, duration_s: float
+) -> Result:
+    facts = document(job, ended, refused, settings.command, round(duration_s, 1))
+    write(facts, job.folder)
+    journal.append(
+        job.folder, {"event": "end", "best": ended.best, "exit_code": facts["verdict"]["exit_code"]}
+    )
+    return Result(job.folder, facts)
+
+
+def enough(job: Job, trials: Sequence[Trial], settings: Settings, start: float) -> str:
+    """Why to stop trying before the list ends, or an empty string."""
+    limit = job.budget.time_s
+    if limit is not None and trials and time.monotonic() - start > 0.8 * limit:
+        return "not tried: the time was up"
+    met = goal_met(trials, trial_id_of_baseline(job), settings.stop_at)
+    return f"not tried: {met.id} met the goal of {settings.stop_at:g}x" if met else ""
+
+
+def wanted_recipes(target: Target, settings: Settings) -> list[Recipe]:
+    """The recipes asked for, or the target's preset; restricted to the target's runtimes."""
+    preset = presets.recipes(target.name)
+    for name in target.runtimes:
+        runtimes.find(name)
+    found = [parse_recipe(text) for text in settings.recipes] or preset
+    left = [recipe for recipe in found if not target.runtimes or recipe.runtime.name in target.runtimes]
+    if not left:
+        why = f"none is for {', '.join(target.runtimes)}"
+        raise UsageError("no recipe is left to try", why=why, fix="name other runtimes or other recipes")
+    return left
+
+
+def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[str, str]]]:
+    """Recipes that can be tried, baselines first, and those refused with a reason, at no cost.
+
+    Raises UsageError, or MissingRuntime, when none of those wanted can be tried.
+    """
+    ask = ask_of(job)
+    plain = [parse_recipe(f"fp32@{recipe.runtime.name}") for recipe in wanted]
+    ordered = [parse_recipe(job.origin.baseline), *(r for pair in zip(plain, wanted) for r in pair)]
+    admitted: list[Recipe] = []
+    refused: dict[str, dict[str, str]] = {}
+    for recipe in dict.fromkeys(ordered):
+        reason = refusal_of(recipe, ask)
+        if not reason:
+            admitted.append(recipe)
+        elif recipe in wanted or str(recipe) == job.origin.baseline:
+            refused[str(recipe)] = refusal(recipe, reason)
+    if not admitted or str(admitted[0]) != job.origin.baseline:
+        raise UsageError("the baseline cannot run", why=refused[job.origin.baseline]["reason"])
+    if not set(admitted) & set(wanted):
+        reasons = "; ".join(f"{entry['recipe']}: {entry['reason']}" for entry in refused.values())
+        kind = MissingRuntime if all(map(is_missing, wanted)) else UsageError
+        raise kind("no recipe can be tried", why=reasons, fix="karui doctor")
+    return admitted, list(refused.values())
+
+
+def is_missing(recipe: Recipe) -> bool:
+    try:
+        runtimes.find(recipe.runtime.name)
+    except MissingRuntime:
+        return True
+    return False
+
+
+def ask_of(job: Job) -> Ask:
+    facts = facts_of(job.origin, job.signature, job.example)
+    return Ask(
+        numerics=parse_recipe(job.origin.baseline).numerics,
+        form=job.origin.form,
+        layers=facts.layers,
+        flags=tuple(sorted(host.flags())),
+        calibrated=len(job.splits.calibrate) > 0,
+        batch=job.target.batch,
+        threads=job.target.threads,
+    )
+
+
+def refusal_of(recipe: Recipe, ask: Ask) -> str | None:
+    try:
+        if recipe.steps and ask.form != "torch":
+            return "steps change a torch model, and the model was given as ONNX"
+        for step in recipe.steps:
+            techniques.load(step)
+        return runtimes.load(recipe.runtime).refuses(dataclasses.replace(ask, numerics=recipe.numerics))
+    except MissingRuntime as error:
+        return f"not installed: {error.fix}"
+
+
+def refusal(recipe: Recipe, reason: str) -> dict[str, str]:
+    return {
+        "recipe": str(recipe),
+        "runtime": recipe.runtime.name,
+        "precision": recipe.numerics.default,
+        "reason": reason,
+    }
+
+
+def remembered(job: Job, recipes: Sequence[Recipe]) -> list[Trial]:
+    """Trials of an earlier, interrupted run in the same folder; its job must be the same."""
+    mine = identity(job, [str(recipe) for recipe in recipes])
+    events = journal.read(job.folder)
+    started = next((event for event in events if event.get("event") == "start"), None)
+    if started is None:
+        return []
+    if different := [key for key, value in mine.items() if started["identity"].get(key) != value]:
+        raise UsageError(
+            f"{job.folder} belongs to another run",
+            why=f"different: {', '.join(different)}",
+            fix="choose another --out, or call it as it was called first",
+        )
+    return [read_trial(event["trial"]) for event in events if event.get("event") == "trial"]

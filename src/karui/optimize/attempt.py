@@ -1,0 +1,261 @@
+"""One trial: build, verify, score, time, judge. Our own errors become its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from karui.artifact import Artifact
+from karui.bench.candidate import Candidate
+from karui.bench.rounds import Pace, Rounds, interleave
+from karui.bench.stats import speed_ratio
+from karui.bench.verify import Expected, verify
+from karui.budget import judge, judge_whole
+from karui.data import open_arrays
+from karui.errors import KaruiError, MeasureFailed
+from karui.measurement import Measurement, Quality, Ratio, Timing, Trial
+from karui.optimize.home import check_room
+from karui.optimize.job import Job
+from karui.optimize.workshop import Workshop, digest
+from karui.recipe import Recipe
+
+if TYPE_CHECKING:
+    from karui.data import Array
+
+COMPILED = "torch_compile-fp32"
+
+
+def trial_id(recipe: Recipe) -> str:
+    """A readable name that is the same in every run: ``onnxruntime-int8``, with a digest of options."""
+    plain = f"{recipe.runtime.name}-{recipe.numerics.default}"
+    extras = str(recipe) != f"{recipe.numerics.default}@{recipe.runtime.name}"
+    words = [step.name for step in recipe.steps] + [str(value) for _, value in recipe.runtime.options]
+    slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
+    return "-".join(part for part in (plain, slug[:30], digest(str(recipe))) if part) if extras else plain
+
+
+def attempt(workshop: Workshop, recipe: Recipe, trials: Sequence[Trial], pace: Pace) -> Trial:
+    """The finished trial; a KaruiError on the way makes it a failed one."""
+    name, job = trial_id(recipe), workshop.job
+    trial = Trial(
+        id=name,
+        recipe=str(recipe),
+        runtime=recipe.runtime.name,
+        precision=recipe.numerics.default,
+        status="failed",
+        reason="",
+        complexity=recipe.complexity,
+        log=f"trials/{name}/worker.log",
+    )
+    try:
+        start = time.monotonic()
+        artifact = workshop.build(recipe, name)
+        built_s = time.monotonic() - start
+        trial = dataclasses.replace(trial, artifact=f"trials/{name}/artifact")
+        measured = measure(workshop, artifact, trial, trials, pace)
+    except KaruiError as error:
+        check_room(job.folder)
+        return dataclasses.replace(trial, reason=error.line)
+    measured = dataclasses.replace(measured, build_s=built_s)
+    status, reason = decide(measured, job, trials)
+    return dataclasses.replace(trial, measurement=measured, status=status, reason=reason)
+
+
+def measure(
+    workshop: Workshop, artifact: Artifact, trial: Trial, trials: Sequence[Trial], pace: Pace
+) -> Measurement:
+    """Open the artifact in a fresh process, verify and score it, then time it beside its baselines."""
+    candidate = workshop.open(artifact)
+    try:
+        measured = Measurement(
+            size_bytes=artifact.size_bytes,
+            size_compressed_bytes=artifact.size_compressed_bytes,
+            verification=verify(
+                candidate, expected(workshop.job, artifact), trial.precision, workshop.job.target.batch
+            ),
+            executed=artifact.executed,
+        )
+        shutil.rmtree(artifact.folder.parent / "reference", ignore_errors=True)
+        if measured.verification.failure:
+            return measured
+        measured = dataclasses.replace(measured, quality=quality(workshop.job, candidate, trial, "select"))
+        return timed(workshop, candidate, measured, trial, trials, pace)
+    finally:
+        candidate.close()
+
+
+def expected(job: Job, artifact: Artifact) -> Expected:
+    original = job.reference["probe"]
+    stored = open_arrays(artifact.folder.parent / "reference")
+    names = [port.name for port in artifact.signature.outputs]
+    reference = [stored[name] for name in names] if stored else None
+    return Expected(job.data / "probe", len(original[0]), original, reference)
+
+
+def quality(job: Job, candidate: Candidate, trial: Trial, split: str, alpha: float = 0.05) -> Quality:
+    """The task score of the artifact in its runtime, judged against the original on the same samples."""
+    rows = len(getattr(job.splits, split))
+    signature = candidate.artifact.signature
+    small = trial.precision == "int8_dynamic" or not signature.dynamic_batch
+    batch = job.target.batch if small else len(job.reference["probe"][0])
+    batch = batch if signature.dynamic_batch else signature.batch
+    outputs = candidate.outputs(job.data / split, batch, range(rows))
+    before, after = job.outcomes(job.reference[split], split), job.outcomes(outputs, split)
+    found = judged(job, outputs, (before, after), split, trial, alpha)
+    found = dataclasses.replace(found, agreement=agreement(outputs[0], job.reference[split][0]))
+    if before.ndim == 1 and trial.id == trial_id_of_baseline(job):
+        found = dataclasses.replace(found, verdict="baseline")
+    return dataclasses.replace(found, per_class=per_class(job, before, after, split))
+
+
+def judged(
+    job: Job, outputs: Sequence[Array], outcomes: tuple[Array, Array], split: str, trial: Trial, alpha: float
+) -> Quality:
+    import numpy as np
+
+    before, after = outcomes
+    higher = job.score.higher_is_better
+    if before.ndim == 0:
+
+        def pair(index: Any) -> tuple[float, float]:
+            rows = slice(None) if index is None else index
+            cut = [output[rows] for output in job.reference[split]]
+            part = dataclasses.replace(
+                job,
+                splits=dataclasses.replace(job.splits, **{split: getattr(job.splits, split).take(rows)}),
+                reference={**job.reference, split: cut},
+            )
+            return float(part.outcomes(cut, split)), float(part.outcomes([o[rows] for o in outputs], split))
+
+        rows = len(getattr(job.splits, split))
+        return judge_whole(pair, rows, job.allowed, higher_is_better=higher, seed=job.seed, alpha=alpha)
+    # the same function in FP32, verified on all probe rows: equal outcomes are no accident
+    exact = trial.precision == "fp32" and "+" not in trial.recipe and bool(np.array_equal(before, after))
+    return judge(before, after, job.allowed, higher_is_better=higher, identical=exact, alpha=alpha)
+
+
+def trial_id_of_baseline(job: Job) -> str:
+    precision, runtime = job.origin.baseline.split("@")
+    return f"{runtime}-{precision}"
+
+
+def agreement(mine: Array, theirs: Array) -> float | None:
+    """Share of samples whose most likely class is the original's; None when there are no classes."""
+    if mine.ndim < 2 or mine.shape[1] < 2:
+        return None
+    return float((mine.argmax(1) == theirs.argmax(1)).mean())
+
+
+def per_class(job: Job, before: Array, after: Array, split: str) -> tuple[Mapping[str, Any], ...]:
+    """Score before and after for each class, where there are between 2 and 200 of them."""
+    import numpy as np
+
+    targets = getattr(job.splits, split).targets
+    if targets is None or targets.ndim != 1 or targets.dtype.kind not in "iu" or before.ndim != 1:
+        return ()
+    labels = np.unique(targets)
+    if not 2 <= len(labels) <= 200:
+        return ()
+    return tuple(
+        {
+            "class": job.classes[label] if label < len(job.classes) else str(label),
+            "before": float(before[targets == label].mean()),
+            "after": float(after[targets == label].mean()),
+            "n": int((targets == label).sum()),
+        }
+        for label in labels.tolist()
+    )
+
+
+def timed(
+    workshop: Workshop,
+    candidate: Candidate,
+    measured: Measurement,
+    trial: Trial,
+    trials: Sequence[Trial],
+    pace: Pace,
+) -> Measurement:
+    """Interleaved rounds with eager, torch.compile and FP32 in the same runtime."""
+    against = baselines(workshop.job, trial, trials)
+    opened, failed = workshop.baselines(against)
+    pairs = [(name, trial.id) for name in opened]
+    rounds = interleave(opened | {trial.id: candidate}, pairs, pace, workshop.job.seed)
+    rounds.failed |= failed
+    eager = trial_id_of_baseline(workshop.job)
+    for name in (trial.id, eager):
+        if error := rounds.failed.get(name):
+            raise error
+    return dataclasses.replace(
+        measured,
+        timing=timing(candidate, trial.id, rounds),
+        speedup=ratio(rounds, eager, trial.id, workshop.job.seed),
+        speedup_compiled=ratio(rounds, COMPILED, trial.id, workshop.job.seed),
+        speedup_same_runtime=ratio(rounds, f"{trial.runtime}-fp32", trial.id, workshop.job.seed),
+    )
+
+
+def baselines(job: Job, trial: Trial, trials: Sequence[Trial]) -> list[str]:
+    """Ids of the earlier trials this one is timed beside."""
+    usable = {t.id for t in trials if t.measurement and t.measurement.timing}
+    wanted = dict.fromkeys([trial_id_of_baseline(job), COMPILED, f"{trial.runtime}-fp32"])
+    return [name for name in wanted if name in usable and name != trial.id]
+
+
+def timing(candidate: Candidate, name: str, rounds: Rounds) -> Timing:
+    return Timing(
+        samples_s=tuple(rounds.samples_s[name]),
+        rounds_s=tuple(rounds.medians_s[name]),
+        load_s=candidate.load_s,
+        first_call_s=candidate.first_call_s,
+        peak_memory_bytes=candidate.peak_memory_bytes,
+    )
+
+
+def ratio(rounds: Rounds, base: str, name: str, seed: int) -> Ratio | None:
+    """How much faster ``name`` is than ``base``; None when ``base`` was not timed beside it."""
+    if name == base:
+        return Ratio(1.0, 1.0, 1.0, "baseline", base)
+    if base not in rounds.medians_s or base in rounds.failed:
+        return None
+    return speed_ratio(rounds.medians_s[base], rounds.medians_s[name], seed=seed, against=base)
+
+
+def decide(measured: Measurement, job: Job, trials: Sequence[Trial]) -> tuple[str, str]:
+    """Status and reason of a measured trial."""
+    if failure := measured.verification.failure:
+        return "failed", f"verification: {failure}"
+    found, budget = measured.quality, job.budget
+    if found is None or measured.timing is None:
+        raise MeasureFailed("a measurement is missing")
+    if found.verdict == "over":
+        return "rejected", "over the accuracy budget"
+    if found.verdict == "undecided":
+        more = f": about {found.more_samples} more samples would settle it" if found.more_samples else ""
+        return "rejected", f"undecided against the budget{more}"
+    if budget.max_size_bytes and measured.size_bytes > budget.max_size_bytes:
+        return "rejected", "larger than the size limit"
+    if budget.max_latency_s and median(measured.timing.samples_s) > budget.max_latency_s:
+        return "rejected", "slower than the latency limit"
+    return worth(measured, trials)
+
+
+def worth(measured: Measurement, trials: Sequence[Trial]) -> tuple[str, str]:
+    """Whether the trial gains anything over the baseline."""
+    if measured.speedup is None or measured.speedup.verdict == "baseline":
+        return "kept", "baseline"
+    base = next((t.measurement for t in trials if t.id == measured.speedup.against), None)
+    smaller = base is None or measured.size_bytes < base.size_bytes
+    if measured.speedup.verdict == "slower" and not smaller:
+        return "rejected", "slower than the baseline and not smaller"
+    same = measured.speedup_same_runtime
+    if same is not None and same.verdict == "slower":
+        return "kept", "within budget; slower here than FP32 in the same runtime"
+    return "kept", "within budget"
+
+
+def median(samples: Sequence[float]) -> float:
+    return sorted(samples)[len(samples) // 2]

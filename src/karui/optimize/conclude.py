@@ -1,0 +1,148 @@
+"""The end of a run: the finalists side by side, the choice, and its confirmation on unseen data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from karui.bench.rounds import Pace, Rounds, interleave
+from karui.bench.stats import percentiles, speed_ratio
+from karui.errors import KaruiError
+from karui.measurement import Quality, Trial
+from karui.optimize.attempt import COMPILED, quality, ratio, timing, trial_id_of_baseline
+from karui.optimize.workshop import Workshop
+
+FINALISTS = 8
+LOOKS = 3  # candidates that may be tried on the confirmation split
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The trials with their final numbers; ``best`` and ``confirmed`` are None when nothing held."""
+
+    trials: tuple[Trial, ...]
+    best: str | None
+    confirmed: Quality | None
+    looks: tuple[dict[str, Any], ...]
+
+
+def conclude(workshop: Workshop, trials: Sequence[Trial], pace: Pace) -> Conclusion:
+    """Time all finalists together, order them, and confirm from the top."""
+    finalists = [trial.id for trial in by_latency(trials) if trial.kept][:FINALISTS]
+    if not finalists:
+        return Conclusion(tuple(trials), None, None, ())
+    rounds, trials = joint(workshop, finalists, trials, pace)
+    order = ranked(
+        [t for t in trials if t.id in finalists and t.id not in rounds.failed], rounds, workshop.job.seed
+    )
+    best, confirmed, looks = confirm(workshop, order)
+    return Conclusion(tuple(with_look(trial, looks) for trial in trials), best, confirmed, looks)
+
+
+def with_look(trial: Trial, looks: Sequence[Mapping[str, Any]]) -> Trial:
+    """A candidate that the confirmation split did not bear out says so."""
+    look = next((look for look in looks if look["trial"] == trial.id), None)
+    if look is None or look["verdict"] in ("within", "baseline"):
+        return trial
+    reason = f"{trial.reason}; on the confirmation split: {look.get('reason', look['verdict'])}"
+    return dataclasses.replace(trial, status="rejected", reason=reason)
+
+
+def by_latency(trials: Sequence[Trial]) -> list[Trial]:
+    """Measured trials, fastest against the baseline first."""
+    timed = [t for t in trials if t.measurement and t.measurement.speedup]
+    return sorted(timed, key=lambda t: -t.measurement.speedup.ratio)  # type: ignore[union-attr]
+
+
+def joint(
+    workshop: Workshop, finalists: Sequence[str], trials: Sequence[Trial], pace: Pace
+) -> tuple[Rounds, list[Trial]]:
+    """One interleaved measurement of all finalists and their baselines; replaces the earlier ratios."""
+    eager, usable = trial_id_of_baseline(workshop.job), {t.id for t in by_latency(trials)}
+    same = [f"{trial.runtime}-fp32" for trial in trials if trial.id in finalists]
+    wanted = [n for n in dict.fromkeys([eager, COMPILED, *same, *finalists]) if n in usable]
+    together, failed = workshop.baselines(wanted)
+    pairs = [(eager, name) for name in together if name != eager and eager in together]
+    rounds = interleave(together, pairs, pace, workshop.job.seed)
+    rounds.failed |= failed
+    return rounds, [renewed(workshop, trial, rounds) if trial.id in wanted else trial for trial in trials]
+
+
+def renewed(workshop: Workshop, trial: Trial, rounds: Rounds) -> Trial:
+    found, seed = trial.measurement, workshop.job.seed
+    assert found is not None and found.timing is not None
+    if trial.id in rounds.failed:
+        return dataclasses.replace(trial, status="failed", reason=rounds.failed[trial.id].line)
+    again = timing(workshop.baseline(trial.id), trial.id, rounds)
+    eager = trial_id_of_baseline(workshop.job)
+    found = dataclasses.replace(
+        found,
+        timing=dataclasses.replace(again, load_s=found.timing.load_s, first_call_s=found.timing.first_call_s),
+        speedup=ratio(rounds, eager, trial.id, seed),
+        speedup_compiled=ratio(rounds, COMPILED, trial.id, seed),
+        speedup_same_runtime=ratio(rounds, f"{trial.runtime}-fp32", trial.id, seed),
+    )
+    return dataclasses.replace(trial, measurement=found)
+
+
+def ranked(finalists: Sequence[Trial], rounds: Rounds, seed: int) -> list[Trial]:
+    """Fastest first; of those not measurably slower than the fastest left, the simplest goes ahead."""
+    left, order = by_latency(finalists), []
+    while left:
+        fastest = left[0]
+        ties = [t for t in left if not slower(rounds, fastest.id, t.id, seed)]
+        simplest = min(ties, key=lambda t: (t.complexity, left.index(t)))
+        order.append(simplest)
+        left.remove(simplest)
+    return order
+
+
+def slower(rounds: Rounds, fastest: str, name: str, seed: int) -> bool:
+    if name == fastest:
+        return False
+    found = speed_ratio(rounds.medians_s[fastest], rounds.medians_s[name], seed=seed)
+    return found.verdict == "slower"
+
+
+def confirm(
+    workshop: Workshop, order: Sequence[Trial]
+) -> tuple[str | None, Quality | None, tuple[dict[str, Any], ...]]:
+    """Judge on the confirmation split, from the top, until one holds.
+
+    Looking at k candidates gives chance k tries, so the k-th is judged at 5 % / k.
+    """
+    looks: list[dict[str, Any]] = []
+    for trial in order[:LOOKS]:
+        try:
+            found = quality(
+                workshop.job, workshop.baseline(trial.id), trial, "confirm", alpha=0.05 / (len(looks) + 1)
+            )
+        except KaruiError as error:
+            looks.append({"trial": trial.id, "verdict": "failed", "reason": error.line})
+            continue
+        looks.append({"trial": trial.id, "verdict": found.verdict})
+        if found.verdict in ("within", "baseline"):
+            return trial.id, found, tuple(looks)
+    return None, None, tuple(looks)
+
+
+def pareto(trials: Sequence[Trial]) -> list[str]:
+    """Ids of kept trials that no other beats in latency, quality drop and size at once."""
+    points = {t.id: point(t) for t in trials if t.kept}
+    return [
+        a
+        for a, mine in points.items()
+        if not any(dominates(theirs, mine) for b, theirs in points.items() if b != a)
+    ]
+
+
+def point(trial: Trial) -> tuple[float, float, float]:
+    found = trial.measurement
+    assert found is not None and found.timing is not None and found.quality is not None
+    return percentiles(found.timing.samples_s)["p50"], found.quality.drop, found.size_bytes
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other)) and any(a < b for a, b in zip(one, other))

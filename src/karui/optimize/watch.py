@@ -1,0 +1,36 @@
+"""Being told how a run goes: an interface, and the listener that says nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+from karui.measurement import Trial
+
+
+class Watcher(ABC):
+    """Hears of stages and trials; it must not raise."""
+
+    @abstractmethod
+    def stage(self, text: str) -> None:
+        """A part of the run that is no trial begins."""
+
+    @abstractmethod
+    def trial(self, recipe: str, done: int, total: int) -> None:
+        """A trial begins; ``done`` of ``total`` are finished."""
+
+    @abstractmethod
+    def done(self, trial: Trial) -> None:
+        """A trial is finished."""
+
+
+@final
+class Silent(Watcher):
+    def stage(self, text: str) -> None:
+        return
+
+    def trial(self, recipe: str, done: int, total: int) -> None:
+        return
+
+    def done(self, trial: Trial) -> None:
+        return

@@ -1,0 +1,141 @@
+"""What a run keeps open while it works: the builder, captured models, baselines under measurement."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from karui import host, runtimes, techniques
+from karui.artifact import Artifact, Signature, load_artifact, publish, save_artifact
+from karui.bench.candidate import Candidate
+from karui.builder import request
+from karui.errors import BuildFailed, KaruiError, MeasureFailed, Unsupported, foreign
+from karui.graph.capture import capture
+from karui.graph.inspect import private_copy
+from karui.optimize.job import Job
+from karui.process import Child, Limits
+from karui.recipe import Recipe
+
+
+class Workshop:
+    """A context manager; on leaving, every process it started is ended."""
+
+    def __init__(self, job: Job, limits: Limits) -> None:
+        self.job, self.limits = job, limits
+        self.child: Child | None = None
+        self.captured: dict[str, tuple[Path, Signature]] = {}
+        self.open_candidates: dict[str, Candidate] = {}
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for candidate in self.open_candidates.values():
+            candidate.close()
+        if self.child:
+            self.child.close()
+
+    def build(self, recipe: Recipe, trial_id: str) -> Artifact:
+        """Build the artifact of a trial; it appears under its final name when it is whole."""
+        home = self.job.folder / "trials" / trial_id
+        shutil.rmtree(home, ignore_errors=True)
+        draft = home / "draft"
+        draft.mkdir(parents=True)
+        source, signature = self.source(recipe)
+        message = request(source, signature, recipe.numerics, recipe.runtime, self.job.data, draft)
+        with foreign(BuildFailed, "the build failed"):
+            answer = self.ask_builder(message)
+        artifact = Artifact(
+            folder=draft,
+            recipe=str(recipe),
+            runtime=recipe.runtime.name,
+            signature=signature,
+            threads=self.job.target.threads,
+            executed=answer["executed"],
+            versions=host.versions(),
+            host={"cpu": host.cpu_name(), "flags": host.facts()["flags"]},
+        )
+        save_artifact(artifact)
+        publish(draft, home / "artifact")
+        return load_artifact(home / "artifact")
+
+    def ask_builder(self, message: dict[str, Any]) -> dict[str, Any]:
+        if self.child is None or self.child.process.poll() is not None:
+            log = self.job.folder / "builder.log"
+            self.child = Child("karui.builder", [], log, os.cpu_count() or 1, self.limits)
+        try:
+            return self.child.ask(message)
+        except MeasureFailed as error:
+            raise BuildFailed(error.what, why=error.why, fix=error.fix) from error
+
+    def source(self, recipe: Recipe) -> tuple[Path, Signature]:
+        """The captured model with the recipe's steps applied, cast where the runtime wants it so."""
+        precision = recipe.numerics.default
+        cast = precision if runtimes.load(recipe.runtime).casts_in_torch(precision) else "fp32"
+        key = "-".join([cast, *[digest(str(step)) for step in recipe.steps]])
+        if key not in self.captured:
+            self.captured[key] = self.capture(recipe, cast, self.job.folder / "model" / key)
+        return self.captured[key]
+
+    def capture(self, recipe: Recipe, precision: str, folder: Path) -> tuple[Path, Signature]:
+        shutil.rmtree(folder, ignore_errors=True)
+        origin, signature = self.job.origin, self.job.signature
+        if origin.model is None:
+            assert origin.path is not None
+            folder.mkdir(parents=True)
+            shutil.copyfile(origin.path, folder / "model.onnx")
+            return folder, signature
+        model = private_copy(origin.model)
+        given = techniques.Given(
+            self.job.example, self.job.splits.calibrate.inputs, signature, self.job.train
+        )
+        for step in recipe.steps:
+            applied = techniques.load(step).apply(model, given)
+            if not applied.touched:
+                why = "; ".join(f"{name}: {reason}" for name, reason in list(applied.skipped.items())[:3])
+                raise Unsupported(f"{step} found nothing to change in this model", why=why)
+            model = applied.model
+        return folder, capture(model, signature, self.job.example, folder, precision)
+
+    def open(self, artifact: Artifact) -> Candidate:
+        """A fresh worker for ``artifact``, loaded and ready."""
+        target = self.job.target
+        batch = target.batch if artifact.signature.dynamic_batch else artifact.signature.batch
+        home = artifact.folder.parent
+        candidate = Candidate(artifact, self.job.data, home, batch, target.threads, self.limits)
+        try:
+            candidate.load()
+        except MeasureFailed:
+            candidate.close()
+            raise
+        return candidate
+
+    def baseline(self, trial_id: str) -> Candidate:
+        """The worker of an earlier trial, opened once and kept; a dead one is opened again."""
+        known = self.open_candidates.get(trial_id)
+        if known is None or known.child.process.poll() is not None:
+            artifact = load_artifact(self.job.folder / "trials" / trial_id / "artifact")
+            self.open_candidates[trial_id] = self.open(artifact)
+        return self.open_candidates[trial_id]
+
+    def baselines(self, trial_ids: Sequence[str]) -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
+        """The workers of earlier trials, and why others would not open a second time."""
+        opened: dict[str, Candidate] = {}
+        failed: dict[str, KaruiError] = {}
+        for name in trial_ids:
+            try:
+                opened[name] = self.baseline(name)
+            except KaruiError as error:
+                failed[name] = error
+        return opened, failed
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

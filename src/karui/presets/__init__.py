@@ -1,0 +1,22 @@
+"""Presets: for each target, a short function that lists the recipes to try, cheap and likely first."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from karui.errors import UsageError
+from karui.recipe import Recipe
+
+
+def names() -> list[str]:
+    """Targets that have a preset: one file each."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def recipes(target: str) -> list[Recipe]:
+    """The recipes to try on ``target``, in order."""
+    if target not in names():
+        raise UsageError(f"no target {target!r}", fix=f"one of: {', '.join(names())}")
+    found: list[Recipe] = importlib.import_module(f"{__name__}.{target}").recipes()
+    return found

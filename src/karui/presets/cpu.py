@@ -1,0 +1,29 @@
+"""A server CPU: every runtime with every precision; what cannot be had is refused with a reason."""
+
+from __future__ import annotations
+
+from karui import runtimes
+from karui.numerics import PRECISIONS
+from karui.recipe import Recipe, parse_recipe
+
+FIRST = (
+    "fp32@torch_eager",
+    "fp32@onnxruntime",
+    "fp32@openvino",
+    "fp32@torch_compile",
+    "int8@onnxruntime",
+    "int8@openvino",
+    "int8_dynamic@onnxruntime",
+    "fp32@torchscript",
+    "fp32@aot_inductor",
+)
+LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
+
+
+def recipes() -> list[Recipe]:
+    """Likely winners first, then the rest of runtimes x precisions, then compile modes."""
+    grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in runtimes.names()]
+    ordered = dict.fromkeys([*FIRST, *grid, *LAST])
+    return [
+        parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in runtimes.names()
+    ]

@@ -1,0 +1,184 @@
+"""A child process that answers one JSON line with one JSON line.
+
+The parent sleeps on the pipe. A child that crashes, hangs or eats too much memory becomes a
+``MeasureFailed`` or ``BuildFailed`` with the reason in words; it never takes the parent with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from karui.errors import BuildFailed, KaruiError, MeasureFailed, MissingRuntime, Unsupported, foreign
+from karui.units import Bytes, Seconds
+
+LOOK_S = 1.0  # how often a waiting parent looks at the child's memory
+PR_SET_PDEATHSIG = 1
+KINDS = {kind.__name__: kind for kind in (BuildFailed, MeasureFailed, MissingRuntime, Unsupported)}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a child is given up: no answer in ``seconds``, or more resident memory than ``bytes``."""
+
+    seconds: Seconds = 600.0
+    bytes: Bytes = 0  # 0: four fifths of the machine's memory
+
+
+class Child:
+    """``python -m module args``, spoken to over its standard input and output."""
+
+    def __init__(self, module: str, args: list[str], log: Path, threads: int, limits: Limits) -> None:
+        self.name, self.log, self.limits = module.rpartition(".")[2], log, limits
+        self.memory_limit = limits.bytes or memory_bytes() * 4 // 5
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stderr:
+            self.heard = stderr.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment(threads),
+                start_new_session=True,
+            )
+
+    def ask(self, message: Mapping[str, Any], *, timeout_s: Seconds | None = None) -> dict[str, Any]:
+        """Send one message and wait for its answer."""
+        line = json.dumps(message).encode() + b"\n"
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # a dead child is reported below, with its reason
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.wait(timeout_s or self.limits.seconds))
+        if error := answer.get("error"):
+            kind = KINDS.get(error["kind"], MeasureFailed)
+            raise kind(error["what"], why=error["why"], fix=error["fix"])
+        self.heard = self.log.stat().st_size
+        return answer
+
+    def wait(self, timeout_s: Seconds) -> bytes:
+        assert self.process.stdout is not None
+        until = time.monotonic() + timeout_s
+        while not select.select([self.process.stdout], [], [], LOOK_S)[0]:
+            if time.monotonic() > until:
+                raise self.given_up(f"gave no answer in {timeout_s:.0f} s", "raise the time limit")
+            if self.memory_bytes() > self.memory_limit:
+                limit = f"used more than {self.memory_limit / 1e9:.1f} GB of memory"
+                raise self.given_up(limit, "use a smaller batch, or a machine with more memory")
+        line = self.process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self.ended()
+        return line
+
+    def given_up(self, why: str, fix: str) -> MeasureFailed:
+        self.kill()
+        return MeasureFailed(f"the {self.name} {why} and was stopped", fix=f"{fix}; log: {self.log.name}")
+
+    def ended(self) -> MeasureFailed:
+        self.kill()
+        code = self.process.returncode
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        hint = ", probably out of memory" if code == -signal.SIGKILL else ""
+        return MeasureFailed(
+            f"the {self.name} process ended with {how}{hint}",
+            why=last_words(self.log, self.heard),
+            fix=f"see {self.log.name}",
+        )
+
+    def memory_bytes(self, field: str = "VmRSS") -> Bytes:
+        """Resident memory now, or with ``VmHWM`` its peak; 0 where the system does not tell."""
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+                if line.startswith(f"{field}:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    def close(self) -> None:
+        """Ask the child to end, then make sure it has."""
+        if self.process.poll() is None and self.process.stdin:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self.process.stdin.close()
+                self.process.wait(timeout=2)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child and whatever it started (it leads a process group of its own)."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Threads set alike for every library, no telemetry, quiet logs."""
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return (
+        dict(os.environ)
+        | dict.fromkeys(counts, str(threads))
+        | {
+            "NNCF_CI": "1",  # NNCF's documented switch for its telemetry
+            "PYTHONUNBUFFERED": "1",
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        }
+    )
+
+
+def memory_bytes() -> Bytes:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def last_words(log: Path, start: int = 0) -> str:
+    """The last line that says something, from byte ``start`` of a log."""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+def serve(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """The child's side: answer lines until the input ends. Prints of libraries go to the log."""
+    die_with_parent()
+    with private_stdout() as out:
+        for line in sys.stdin:
+            try:
+                with foreign(MeasureFailed, "it failed"):
+                    reply = dict(answer(json.loads(line)))
+            except KaruiError as error:
+                reply = {
+                    "error": {
+                        "kind": type(error).__name__,
+                        "what": error.what,
+                        "why": error.why,
+                        "fix": error.fix,
+                    }
+                }
+            out.write(json.dumps(reply) + "\n")
+            out.flush()
+
+
+@contextlib.contextmanager
+def private_stdout() -> Iterator[TextIO]:
+    """Keep the real standard output for answers; whatever others print goes to standard error."""
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        yield out
+
+
+def die_with_parent() -> None:
+    """On Linux, end at once when the parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,135 @@
+"""Every runtime is one file here; the file's name is its name, and the folder is the registry.
+
+A runtime is a frozen dataclass of options (each with a default) with three verbs: refuse early,
+build a folder, load it back. Build and load stand in one file: the folder's format is their secret.
+Other packages add runtimes by the entry-point group ``karui.runtimes``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from karui.artifact import Signature
+from karui.errors import MissingRuntime, UsageError
+from karui.numerics import Numerics
+from karui.options import construct, only_class
+from karui.recipe import Named
+
+if TYPE_CHECKING:
+    from karui.data import Array, Arrays
+
+    Predict = Callable[[Arrays], list[Array]]
+
+GROUP = "karui.runtimes"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is known before anything is built: enough to refuse without costing a trial.
+
+    form: "torch" or "onnx", the kind of model that was given.
+    layers: how often each torch module class occurs, by class name.
+    flags: instruction sets of the CPU, as the kernel names them.
+    """
+
+    numerics: Numerics
+    form: str = "torch"
+    layers: Mapping[str, int] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    calibrated: bool = True
+    batch: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a build gets: the captured model as files, and the data it may use.
+
+    folder: holds ``model.pt2`` (exported program; already cast when ``Runtime.casts_in_torch``
+        says so) and, where tracing worked, ``traced.pt``; or ``model.onnx`` for a model given so.
+    calibrate: input arrays, each (n, ...), for ranges.
+    probe: input arrays on which ``Built.reference`` is computed.
+    """
+
+    folder: Path
+    signature: Signature
+    numerics: Numerics
+    calibrate: Arrays
+    probe: Arrays
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did.
+
+    executed: at least ``precision`` (what will really run) and ``detail``; counts of kernels.
+    reference: flat outputs on ``Source.probe`` of the same quantized graph computed literally in
+        float (fake-quant), where the runtime can do that.
+    """
+
+    executed: Mapping[str, Any]
+    reference: Sequence[Array] | None = None
+
+
+class Runtime(ABC):
+    """Three verbs and no state in between; subclasses are final frozen dataclasses."""
+
+    @abstractmethod
+    def refuses(self, ask: Ask) -> str | None:
+        """Why this runtime cannot honour ``ask``, or None if it can. Costs nothing."""
+
+    @abstractmethod
+    def casts_in_torch(self, precision: str) -> bool:
+        """Whether the model shall be cast to ``precision`` in torch before it is captured."""
+
+    @abstractmethod
+    def build(self, source: Source, folder: Path) -> Built:
+        """Write everything ``load`` needs into the empty ``folder``."""
+
+    @abstractmethod
+    def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
+        """Open ``folder``: a function from input arrays by name to the flat list of outputs.
+
+        It takes any batch the signature allows, copies nothing it need not, and runs in the
+        measuring process, which has loaded no torch unless this runtime needs it.
+        """
+
+
+def names() -> list[str]:
+    """Names of all runtimes, without importing any of them."""
+    here = {m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}
+    return sorted(here | {entry.name for entry in elsewhere()})
+
+
+def load(named: Named) -> Runtime:
+    """Import one runtime and set its options; a missing package becomes one clear sentence."""
+    runtime: Runtime = construct(find(named.name), named)
+    return runtime
+
+
+def find(name: str) -> type[Runtime]:
+    """The runtime class in the file of that name."""
+    if name not in names():
+        raise UsageError(f"no runtime {name!r}", fix=f"one of: {', '.join(names())}")
+    try:
+        outside = next((entry for entry in elsewhere() if entry.name == name), None)
+        module = importlib.import_module(outside.module if outside else f"{__name__}.{name}")
+    except ImportError as cause:
+        raise MissingRuntime(
+            f"the runtime {name} needs the package {cause.name!r}",
+            why=str(cause),
+            fix=f"pip install 'karui[{name}]'",
+        ) from cause
+    return only_class(module, Runtime)  # type: ignore[type-abstract]
+
+
+def elsewhere() -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=GROUP))

@@ -1,0 +1,321 @@
+"""OpenVINO on the CPU. The folder holds ``model.xml``, ``model.bin`` and ``openvino.json``.
+
+OpenVINO chooses its own arithmetic unless told (on a CPU with bfloat16 it leaves FP32 by itself), so
+``openvino.json`` keeps the precision that ``load`` pins. Static INT8 is made by NNCF.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import openvino as ov
+
+from karui.errors import BuildFailed, Unsupported, foreign
+from karui.graph.onnx import (
+    answers,
+    batches,
+    export_onnx,
+    kept_in_float,
+    only_recurrent,
+    path_of,
+    quiet,
+    refuses_rules,
+)
+from karui.runtimes import Ask, Built, Runtime, Source
+
+if TYPE_CHECKING:
+    from karui.artifact import Signature
+    from karui.data import Array, Arrays
+    from karui.runtimes import Predict
+
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+RECURRENT = ("RNNSeq", "RNNCell")
+KERNELS = (
+    "Convolution",
+    "Deconvolution",
+    "FullyConnected",
+    "MatMul",
+    "ScaledDotProductAttention",
+    *RECURRENT,
+)
+INT8 = ("i8", "u8")
+CALIBRATE_ROWS = 16  # samples held at once while ranges are found
+LITERAL = {"LP_TRANSFORMS_MODE": False, "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  # no INT8 kernels
+
+
+@final
+@dataclass(frozen=True)
+class OpenVino(Runtime):
+    """``ranges`` of INT8 activations: their extremes, or the mean over samples of each one's extremes.
+
+    The mean is NNCF's own choice; it clips, and lost 5 to 20 dB against the extremes on four of five
+    networks of the benchmark.
+    """
+
+    ranges: Literal["minmax", "mean"] = "minmax"
+
+    def refuses(self, ask: Ask) -> str | None:
+        precision = ask.numerics.default
+        needed = ["onnx", "onnxscript"] * (ask.form == "torch") + ["nncf"] * (precision == "int8")
+        if missing := [name for name in needed if find_spec(name) is None]:
+            return f"the package {missing[0]!r} is not installed: pip install 'karui[openvino]'"
+        if precision == "bf16" and not BFLOAT16 & set(ask.flags):
+            return "this CPU has no bfloat16 instructions"
+        if precision == "int8_dynamic":
+            return "OpenVINO's CPU quantizes activations dynamically only for language models of INT8 weights"
+        if precision == "int8" and not ask.calibrated:
+            return "static INT8 needs calibration data"
+        if precision == "int8" and (recurrent := only_recurrent(ask.layers)):
+            return f"INT8 leaves {recurrent} in float, and there is no other layer to quantize"
+        return refuses_rules(ask.numerics)
+
+    def casts_in_torch(self, precision: str) -> bool:
+        return False
+
+    def build(self, source: Source, folder: Path) -> Built:
+        precision = source.numerics.default
+        hint = "bf16" if precision == "bf16" else "f32"
+        (folder / "openvino.json").write_text(json.dumps({"precision_hint": hint}), encoding="utf-8")
+        kept, products = self.convert(source, folder / "model.xml")
+        with foreign(BuildFailed, "OpenVINO cannot open the model"):
+            kernels = kernels_of(compiled_from(folder, 1), products)
+        ran = executed(kernels, precision, kept)
+        return Built(ran, reference(folder, source, products) if precision == "int8" else None)
+
+    def convert(self, source: Source, path: Path) -> tuple[set[str], set[str]]:
+        """Write the model; tells the operations that rules keep in FP32, and the matrix products."""
+        precision = source.numerics.default
+        with tempfile.TemporaryDirectory() as scratch:
+            exported = Path(scratch) / "model.onnx"
+            export_onnx(source.folder, source.signature, exported)
+            with foreign(BuildFailed, f"OpenVINO could not convert the model to {precision}"), quiet():
+                model = ov.Core().read_model(exported)  # unlike ov.convert_model, it has no telemetry
+                kept = kept_in_float(module_paths(model), source.numerics)
+                if precision == "int8":
+                    model = self.quantize(model, source, kept)
+                ov.save_model(model, path, compress_to_fp16=precision == "fp16")
+                return set(kept), products_of(model)
+
+    def quantize(self, model: Any, source: Source, kept: list[str]) -> Any:
+        nncf = silent_nncf()
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+        rows = CALIBRATE_ROWS if self.ranges == "minmax" else 1
+        items = list(batches(source.calibrate, source.signature, rows))
+        advanced = nncf.AdvancedQuantizationParameters()
+        if self.ranges == "minmax":
+            advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
+        transformer = has_attention(model)
+        if transformer:  # SmoothQuant on products gives garbage beyond 64 samples on some CPUs
+            advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=-1)
+        return nncf.quantize(
+            model,
+            nncf.Dataset(items),
+            subset_size=len(items),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            ignored_scope=nncf.IgnoredScope(names=kept),
+            advanced_parameters=advanced,
+        )
+
+    def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
+        return predictor(compiled_from(folder, threads), signature)
+
+
+def silent_nncf() -> Any:
+    """NNCF with its telemetry off, which it decides when it is imported first."""
+    os.environ.setdefault("NNCF_CI", "1")
+    import nncf
+    from nncf.telemetry import wrapper
+
+    if isinstance(wrapper.telemetry, wrapper.NNCFTelemetry):
+        raise BuildFailed(
+            "NNCF would send telemetry",
+            why="it was imported with its telemetry on",
+            fix="set the environment variable NNCF_CI=1",
+        )
+    return nncf
+
+
+def has_attention(model: Any) -> bool:
+    """Whether the softmax of one product goes into another."""
+    for op in model.get_ops():
+        if op.get_type_name() == "ScaledDotProductAttention":
+            return True
+        into = {reader.get_type_name() for reader in readers_of(op)}
+        if op.get_type_name() == "Softmax" and "MatMul" in into:
+            return True
+    return False
+
+
+def readers_of(op: Any) -> list[Any]:
+    return [port.get_node() for output in op.outputs() for port in output.get_target_inputs()]
+
+
+def module_paths(model: Any) -> dict[str, str]:
+    """The module path of each operation, told by its name or by its weight's."""
+    plain = ("Constant", "Parameter", "Result")
+    return {
+        op.get_friendly_name(): path_of(op.get_friendly_name(), weight_of(op))
+        for op in model.get_ops()
+        if op.get_type_name() not in plain
+    }
+
+
+def weight_of(op: Any) -> str:
+    """The name of the parameter behind an operation's second input (``head.bias``), or nothing."""
+    todo = [op.input_value(1).get_node()] if op.get_input_size() > 1 else []
+    while todo:
+        node = todo.pop()
+        if node.get_type_name() == "Constant" and "." in node.get_friendly_name():
+            return str(node.get_friendly_name())
+        if node.get_type_name() in ("Convert", "Transpose", "Reshape", "Multiply"):
+            todo += [port.get_node() for port in node.input_values()]
+    return ""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One operation of the compiled graph; ``names`` are those of the operations it stands for."""
+
+    kind: str
+    precision: str
+    names: tuple[str, ...]
+
+
+def kernels_of(compiled: Any, products: set[str]) -> list[Kernel]:
+    """The compiled graph's products, convolutions and recurrences, also those inside fused subgraphs."""
+    ops = compiled.get_runtime_model().get_ordered_ops()
+    found = [as_kernel(op) for op in ops if told(op, "layerType") in KERNELS]
+    apart = {name for kernel in found for name in kernel.names}
+    fused = [as_kernel(op) for op in ops if told(op, "layerType") == "Subgraph"]
+    return found + [kernel for kernel in fused if (products - apart).intersection(kernel.names)]
+
+
+def products_of(model: Any) -> set[str]:
+    """Names that a matrix product can have in the compiled graph: its own, or that of its bias's sum."""
+    todo = [op for op in model.get_ops() if op.get_type_name() == "MatMul"]
+    names: set[str] = set()
+    while todo:
+        op = todo.pop()
+        names.add(op.get_friendly_name())
+        if op.get_type_name() != "Add":
+            todo += [reader for reader in readers_of(op) if reader.get_type_name() in ("Multiply", "Add")]
+    return names
+
+
+def as_kernel(op: Any) -> Kernel:
+    names = told(op, "originalLayersNames").split(",")
+    return Kernel(told(op, "layerType"), precision_of(op), tuple(names))
+
+
+def precision_of(op: Any) -> str:
+    """The type of its activations: ``runtimePrecision`` alone may be the one its weights are stored in.
+
+    A subgraph that quantizes for itself takes floats, but its weights are INT8.
+    """
+    if told(op, "runtimePrecision") == "bf16":
+        return "bf16"
+    types = [str(port.get_element_type().get_type_name()) for port in op.inputs()]
+    inner = types if told(op, "layerType") == "Subgraph" else []
+    return next((kind for kind in inner if kind in INT8), types[0])
+
+
+def told(op: Any, key: str) -> str:
+    info = op.get_rt_info()
+    return str(info[key].astype(str)) if key in info else ""
+
+
+def executed(kernels: Sequence[Kernel], asked: str, kept: set[str]) -> dict[str, Any]:
+    """Counts of the kernels that do the work; ``kept`` are the operations that rules keep in FP32.
+
+    Raises BuildFailed when the kernels are not what was asked for.
+    """
+    int8 = [kernel for kernel in kernels if kernel.precision in INT8]
+    floats = [kernel for kernel in kernels if kernel.precision not in INT8]
+    counts: dict[str, Any] = {"int8_kernels": len(int8), "float_kernels": len(floats)}
+    if asked != "int8":
+        return counts | in_float(kernels, asked)
+    fallback = [
+        {"node": kernel.names[0], "op": kernel.kind, "reason": why_float(kernel, kept)} for kernel in floats
+    ]
+    if not int8:
+        reasons = "; ".join(f"{entry['op']}: {entry['reason']}" for entry in fallback[:3])
+        raise BuildFailed("no layer of the model would run in INT8", why=reasons or "it has no such layer")
+    return counts | {"precision": "int8", "detail": listed(kernels), "fallback": fallback}
+
+
+def in_float(kernels: Sequence[Kernel], asked: str) -> dict[str, Any]:
+    """FP16 is a way to store here: the arithmetic is FP32."""
+    found = {kernel.precision for kernel in kernels}
+    honoured = "bf16" in found if asked == "bf16" else asked != "int8_dynamic" and found <= {"f32"}
+    if not honoured:
+        meant = "fp32" if asked == "fp16" else asked
+        raise BuildFailed(f"the model would not run in {meant}", why=f"it runs {listed(kernels)}")
+    if asked == "fp16":
+        return {"precision": "fp32", "detail": f"weights stored in fp16, computed in fp32: {listed(kernels)}"}
+    return {"precision": asked, "detail": listed(kernels)}
+
+
+def why_float(kernel: Kernel, kept: set[str]) -> str:
+    if kept.intersection(kernel.names):
+        return "kept in FP32 by a rule"
+    if kernel.kind in RECURRENT:
+        return "OpenVINO has no INT8 kernel for it"
+    return "OpenVINO found no INT8 form of it"
+
+
+def listed(kernels: Sequence[Kernel]) -> str:
+    counts = Counter(f"{kernel.kind} {kernel.precision}" for kernel in kernels)
+    return ", ".join(f"{kind} x{n}" for kind, n in counts.items()) or "no product or convolution"
+
+
+def reference(folder: Path, source: Source, products: set[str]) -> list[Array] | None:
+    """The fake-quant reference: quantize and dequantize literally, around float kernels.
+
+    None when this version of OpenVINO does not let its INT8 transformations be turned off.
+    """
+    try:
+        with foreign(Unsupported, "OpenVINO's INT8 transformations cannot be turned off"):
+            compiled = compiled_from(folder, source.threads, LITERAL)
+            if any(kernel.precision in INT8 for kernel in kernels_of(compiled, products)):
+                return None
+            return answers(predictor(compiled, source.signature), source.probe, source.signature)
+    except Unsupported:
+        return None
+
+
+def compiled_from(folder: Path, threads: int, extra: Mapping[str, Any] | None = None) -> Any:
+    pinned = json.loads((folder / "openvino.json").read_text(encoding="utf-8"))
+    properties = {
+        "INFERENCE_PRECISION_HINT": pinned["precision_hint"],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # as in every other runtime: the system may move it off a busy core
+    }
+    return ov.Core().compile_model(folder / "model.xml", "CPU", properties | dict(extra or {}))
+
+
+def predictor(compiled: Any, signature: Signature) -> Predict:
+    """Inputs are shared, outputs copied: the next call writes into the same memory."""
+    request = compiled.create_infer_request()
+    inputs = [(port.name, compiled.input(port.name)) for port in signature.inputs]
+    outputs = list(compiled.outputs)
+
+    def predict(arrays: Arrays) -> list[Array]:
+        for name, port in inputs:
+            array = arrays[name]
+            shared = array.flags.writeable and array.flags.c_contiguous
+            request.set_tensor(port, ov.Tensor(array, shared_memory=shared))
+        request.infer()
+        return [request.get_tensor(port).data.copy() for port in outputs]
+
+    return predict

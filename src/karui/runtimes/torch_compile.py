@@ -1,0 +1,93 @@
+"""``torch.compile`` with weights frozen. The folder holds the exported program, not machine code.
+
+``model.pt2`` is the program in float, ``quantized.pt2`` one with INT8 operations. Code is generated where
+the artifact runs, at the first call of each new batch size, so a C++ compiler is needed there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import torch
+
+from karui.graph import inductor, inductor_int8
+from karui.graph.onnx import quiet
+from karui.graph.program import flat, open_exported, open_program
+from karui.runtimes import Ask, Built, Runtime, Source
+
+if TYPE_CHECKING:
+    from karui.artifact import Signature
+    from karui.data import Array, Arrays
+    from karui.runtimes import Predict
+
+JIT = "compiled where it runs, which needs a C++ compiler"
+
+
+@final
+@dataclass(frozen=True)
+class TorchCompile(Runtime):
+    """``mode`` is that of ``torch.compile``."""
+
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+
+    def refuses(self, ask: Ask) -> str | None:
+        return inductor.refuses(ask)
+
+    def casts_in_torch(self, precision: str) -> bool:
+        return precision in ("bf16", "fp16")
+
+    def build(self, source: Source, folder: Path) -> Built:
+        precision = source.numerics.default
+        if precision.startswith("int8"):
+            return self.quantized(source, folder)
+        shutil.copyfile(source.folder / "model.pt2", folder / "model.pt2")
+        return Built({"precision": precision, "detail": f"Inductor, mode {self.mode}, {JIT}"})
+
+    def quantized(self, source: Source, folder: Path) -> Built:
+        """Quantize and compile once here, which tells whether INT8 kernels come out of it."""
+        found = inductor_int8.quantize(
+            open_exported(source.folder / "model.pt2"),
+            source.signature,
+            source.numerics,
+            source.calibrate,
+            source.probe,
+        )
+        inductor_int8.save(found.program, folder / "quantized.pt2")
+        with inductor.compiling() as kernels:
+            predict = self.load(folder, source.signature, source.threads)
+            predict({name: array[: source.signature.batch] for name, array in source.calibrate.items()})
+        notes = (f"mode {self.mode}", JIT, *inductor_int8.said(found.in_float))
+        return Built(inductor.executed(source.numerics.default, kernels, notes), found.reference)
+
+    def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
+        torch.set_num_threads(threads)
+        path = folder / "quantized.pt2"
+        if path.is_file():
+            inductor_int8.operations()
+        program = open_program(path if path.is_file() else folder / "model.pt2")
+        with quiet():
+            compiled = torch.compile(program, mode=self.mode)
+        return predictor(compiled, signature)
+
+
+def predictor(compiled: Callable[..., Any], signature: Signature) -> Predict:
+    """As ``karui.graph.program.predictor``, with weights frozen whenever a new batch size is compiled."""
+    names = [port.name for port in signature.inputs]
+    seen: set[int] = set()
+
+    @torch.no_grad()
+    def predict(arrays: Arrays) -> list[Array]:
+        tensors = [torch.from_numpy(arrays[name]) for name in names]
+        rows = len(tensors[0])
+        if rows in seen:
+            return [output.numpy() for output in flat(compiled(*tensors))]
+        with quiet(), torch._inductor.config.patch(freezing=True):
+            outputs = compiled(*tensors)
+        seen.add(rows)
+        return [output.numpy() for output in flat(outputs)]
+
+    return predict

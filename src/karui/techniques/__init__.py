@@ -1,0 +1,98 @@
+"""Every technique is one file here; the file's name is its name, and the folder is the registry.
+
+A technique is a frozen dataclass of options (each with a default) with one verb: it changes a private
+copy of the model and says what it did. One that finds nothing to do returns the model as it was.
+Other packages add techniques by the entry-point group ``karui.techniques``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from karui.artifact import Signature
+from karui.errors import MissingRuntime, UsageError
+from karui.options import construct, only_class
+from karui.recipe import Named
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from karui.data import Arrays
+
+GROUP = "karui.techniques"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a technique may use: example inputs, calibration data, and the user's training parts.
+
+    inputs, calibrate: arrays by input name, each (n, ...).
+    """
+
+    inputs: Arrays
+    calibrate: Arrays
+    signature: Signature
+    train: Any = None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The changed model and the account of the change.
+
+    touched: paths of the modules that were changed. skipped: path -> why it was left as it is.
+    facts: what the step measured or learned, as plain numbers and strings.
+    """
+
+    model: nn.Module
+    touched: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Technique(ABC):
+    """One verb and no state in between; subclasses are final frozen dataclasses."""
+
+    @abstractmethod
+    def apply(self, model: nn.Module, data: Given) -> Applied:
+        """Change ``model``, a private copy in eval mode on the CPU, which is consumed.
+
+        Inputs, outputs and their shapes stay as they are, and the model can still be exported.
+        """
+
+
+def names() -> list[str]:
+    """Names of all techniques, without importing any of them."""
+    here = {m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}
+    return sorted(here | {entry.name for entry in elsewhere()})
+
+
+def load(named: Named) -> Technique:
+    """Import one technique and set its options; a missing package becomes one clear sentence."""
+    technique: Technique = construct(find(named.name), named)
+    return technique
+
+
+def find(name: str) -> type[Technique]:
+    """The technique class in the file of that name."""
+    if name not in names():
+        raise UsageError(f"no technique {name!r}", fix=f"one of: {', '.join(names())}")
+    try:
+        outside = next((entry for entry in elsewhere() if entry.name == name), None)
+        module = importlib.import_module(outside.module if outside else f"{__name__}.{name}")
+    except ImportError as cause:
+        raise MissingRuntime(
+            f"the technique {name} needs the package {cause.name!r}",
+            why=str(cause),
+            fix=f"pip install {cause.name}",
+        ) from cause
+    return only_class(module, Technique)  # type: ignore[type-abstract]
+
+
+def elsewhere() -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=GROUP))

@@ -1,0 +1,81 @@
+"""Ratios: the interval covers, the verdict has a resolution, and noise that hits both cancels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from karui.bench.stats import P99_FROM, half_width, percentiles, settled, speed_ratio, thin
+
+
+def noisy(rng: np.random.Generator, rounds: int, correlation: float, spread: float = 0.03) -> np.ndarray:
+    """Log-normal noise around 1 with neighbouring rounds alike."""
+    fresh = rng.normal(0, spread, rounds)
+    logs = np.zeros(rounds)
+    for i in range(rounds):
+        logs[i] = correlation * (logs[i - 1] if i else 0) + fresh[i] * np.sqrt(1 - correlation**2)
+    return np.exp(logs)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "correlation", "least"), [(15, 0.0, 0.95), (60, 0.0, 0.93), (60, 0.5, 0.88)]
+)
+def test_the_interval_covers(rounds, correlation, least):
+    rng = np.random.default_rng(0)
+    found = [speed_ratio(noisy(rng, rounds, correlation), np.ones(rounds)) for _ in range(200)]
+    assert np.mean([r.low <= 1 <= r.high for r in found]) >= least
+
+
+@pytest.mark.gate
+def test_alike_is_alike_and_5_percent_slower_is_slower():
+    rng = np.random.default_rng(1)
+    alike, slowed = [], []
+    for _ in range(100):
+        bias = np.exp(rng.normal(0, 0.005))  # where a process's memory happens to lie
+        base, other = noisy(rng, 60, 0.3), noisy(rng, 60, 0.3) * bias
+        alike.append(speed_ratio(base, other).verdict)
+        slowed.append(speed_ratio(base, other * 1.05).verdict)
+    assert alike.count("no measurable difference") >= 95
+    assert slowed.count("slower") >= 90
+
+
+def test_a_burst_that_hits_both_cancels():
+    rng = np.random.default_rng(2)
+    burst = np.where(rng.random(60) < 0.3, 5.0, 1.0)
+    found = speed_ratio(burst * 2, burst * 1.0)
+    assert found.ratio == pytest.approx(2)
+    assert found.verdict == "faster"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(5, 60), st.floats(0.2, 5), st.integers(0, 5))
+def test_turning_it_round_and_scaling(rounds, factor, seed):
+    rng = np.random.default_rng(seed)
+    one, two = noisy(rng, rounds, 0.0), noisy(rng, rounds, 0.0) * factor
+    there, back = speed_ratio(one, two, seed=seed), speed_ratio(two, one, seed=seed)
+    assert there.ratio == pytest.approx(1 / back.ratio)
+    assert there.low <= there.ratio <= there.high
+    scaled = speed_ratio(one * 7, two * 7, seed=seed)
+    assert scaled.ratio == pytest.approx(there.ratio)
+    assert scaled.verdict == there.verdict
+
+
+def test_settled_means_a_narrow_interval():
+    steady = speed_ratio([1.0] * 30, [0.5] * 30)
+    assert half_width(steady) == 0
+    assert settled(steady)
+    assert not settled(speed_ratio(noisy(np.random.default_rng(0), 15, 0, 0.3), np.ones(15)))
+
+
+def test_p99_only_from_a_thousand():
+    assert percentiles([1.0] * (P99_FROM - 1))["p99"] is None
+    assert percentiles([1.0] * P99_FROM)["p99"] == 1.0
+
+
+def test_thinning_keeps_quantiles():
+    values = np.random.default_rng(0).lognormal(size=5000).tolist()
+    thinned = thin(values)
+    assert len(thinned) == 200
+    assert np.median(thinned) == pytest.approx(np.median(values), rel=0.02)
