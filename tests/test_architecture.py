@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -116,9 +116,10 @@ def test_the_guard_can_fail():
 
 @pytest.mark.gate
 def test_help_takes_less_than_300_ms():
-    times = []
+    """Processor time, user and system: wall time would measure the neighbours."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(5):
-        start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "karui", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+    assert spent / 5 < 0.3

@@ -10,7 +10,9 @@ Names are loaded when first used: importing karui imports neither torch nor any 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
     from karui.api import apply, bench, load, optimize, size_bytes, sparsity
@@ -44,6 +46,18 @@ __all__ = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
     "apply", "bench", "load", "optimize", "size_bytes", "sparsity",
 ]  # fmt: skip
+
+
+@final
+class Karui(ModuleType):
+    """Two rooms have the name of a function: importing ``karui.bench`` leaves ``karui.bench()`` in place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in HOMES or not isinstance(value, ModuleType):
+            ModuleType.__setattr__(self, name, value)
+
+
+sys.modules[__name__].__class__ = Karui
 
 
 def __getattr__(name: str) -> Any:

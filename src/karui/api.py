@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from karui import runtimes, techniques
-from karui.artifact import Artifact, Signature, load_artifact, unpack
+from karui.artifact import Artifact, Signature, load_artifact, open_artifact
 from karui.budget import Budget, parse_drop
 from karui.data import as_arrays, items, read_split
 from karui.errors import UsageError

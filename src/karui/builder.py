@@ -14,13 +14,13 @@ from typing import Any
 from karui import runtimes
 from karui.artifact import Signature, read_signature
 from karui.data import open_arrays, save_arrays
-from karui.numerics import Numerics, parse_numerics
+from karui.numerics import parse_numerics
 from karui.process import serve
-from karui.recipe import Named, parse_named
+from karui.recipe import Recipe, parse_named
 
 
 def request(
-    source: Path, signature: Signature, numerics: Numerics, runtime: Named, data: Path, folder: Path
+    source: Path, signature: Signature, recipe: Recipe, data: Path, folder: Path, threads: int
 ) -> dict[str, Any]:
     """The message that asks for a build of ``source`` into the empty ``folder``.
 
@@ -30,11 +30,11 @@ def request(
     return {
         "source": str(source),
         "signature": asdict(signature),
-        "numerics": str(numerics),
-        "runtime": str(runtime),
+        "numerics": str(recipe.numerics),
+        "runtime": str(recipe.runtime),
         "data": str(data),
         "folder": str(folder),
-        "threads": 1,
+        "threads": threads,
     }
 
 

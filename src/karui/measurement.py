@@ -53,7 +53,7 @@ class Quality:
 class Timing:
     """Latency of one call at the target's batch, and what loading cost.
 
-    ``samples_s`` are seconds per call in the order taken; ``rounds_s`` holds each round's median.
+    ``samples_s`` are seconds per call in the order taken; ``rounds_s`` holds each round's mean.
     """
 
     samples_s: tuple[Seconds, ...]

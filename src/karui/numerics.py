@@ -1,6 +1,6 @@
 """Precision as data: a default, rules by torch module path, and facts learned by steps.
 
-Text form: ``int8`` or, with rules, ``int8[head.*=fp32,block.0=bf16]``; the first match wins.
+Text form: ``int8`` or, with rules, ``int8[head=fp32,block.0.*=bf16]``; the first match wins.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parse_numerics(text: str) -> Numerics:
     """The inverse of ``str(numerics)`` (facts are not part of the text)."""
     default, bracket, rest = text.strip().partition("[")
     if bracket and not rest.endswith("]"):
-        raise UsageError(f"{text!r} misses its closing ']'", fix="int8[head.*=fp32]")
+        raise UsageError(f"{text!r} misses its closing ']'", fix="int8[head=fp32]")
     rules = tuple(parse_rule(rule) for rule in rest[:-1].split(",") if rule.strip())
     return Numerics(default.strip(), rules)
 

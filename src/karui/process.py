@@ -105,12 +105,17 @@ class Child:
                     return int(line.split()[1]) * 1024
         return 0
 
+    def hang_up(self) -> None:
+        """Ask the child to end; ``close`` makes sure of it."""
+        if self.process.stdin:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
     def close(self) -> None:
         """Ask the child to end, then make sure it has."""
-        if self.process.poll() is None and self.process.stdin:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                self.process.stdin.close()
-                self.process.wait(timeout=2)
+        self.hang_up()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=2)
         self.kill()
 
     def kill(self) -> None:

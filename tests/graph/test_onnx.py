@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import onnx
 import pytest
+from tests.runtimes.onnx_nets import NAMES, shared
 
 from karui.artifact import Port, Signature
 from karui.errors import BuildFailed, Unsupported
@@ -24,7 +25,6 @@ from karui.graph.onnx import (
     refuses_rules,
 )
 from karui.numerics import Numerics, parse_numerics
-from tests.runtimes.onnx_nets import NAMES, shared
 
 
 @pytest.fixture(scope="session")

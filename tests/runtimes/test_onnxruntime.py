@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from tests.runtimes.onnx_nets import NAMES, ROWS, cosine, far, rows, shared
 
 from karui import runtimes
 from karui.errors import BuildFailed, Unsupported
@@ -17,7 +18,6 @@ from karui.graph.onnx import answers
 from karui.numerics import PRECISIONS, Numerics, parse_numerics
 from karui.recipe import parse_named
 from karui.runtimes.onnxruntime import OnnxRuntime, saturates
-from tests.runtimes.onnx_nets import NAMES, ROWS, cosine, far, rows, shared
 
 NAME = "onnxruntime"
 LAYERS = {
@@ -149,7 +149,8 @@ def test_a_model_that_would_stay_float_is_a_failed_build(bench):
     ],
 )
 def test_refusals_cost_nothing_and_say_why(numerics, facts, said):
-    answer = OnnxRuntime().refuses(runtimes.Ask(parse_numerics(numerics), **({"layers": {"Linear": 1}} | facts)))
+    asked = runtimes.Ask(parse_numerics(numerics), **({"layers": {"Linear": 1}} | facts))
+    answer = OnnxRuntime().refuses(asked)
     assert answer is None if said is None else said in answer
 
 
@@ -177,8 +178,11 @@ def test_ranges_cover_every_batch_of_the_calibration_data(bench, tmp_path):
     inputs["x"][-1] *= 8
     source = dataclasses.replace(net.source(Numerics("int8")), calibrate=inputs)
     OnnxRuntime().build(source, tmp_path)
-    scales = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer
-              if t.name == "x_scale"]
+    scales = [
+        onnx.numpy_helper.to_array(t)
+        for t in onnx.load(tmp_path / "model.onnx").graph.initializer
+        if t.name == "x_scale"
+    ]
     assert scales[0] * 255 >= np.ptp(inputs["x"]) * 0.99
 
 
@@ -249,20 +253,23 @@ def test_weights_have_seven_bits_where_eight_would_saturate():
     assert not saturates(frozenset({"asimddp"}))
 
 
+LOAD = """
+import sys, numpy as np, pathlib
+from karui import runtimes
+from karui.recipe import parse_named
+from karui.artifact import Port, Signature
+s = Signature('args', (Port('image', 'float32', (None, 1, 8, 8)),), (Port('o', 'float32', (None, 10)),))
+predict = runtimes.load(parse_named('onnxruntime')).load(pathlib.Path(sys.argv[1]), s, 1)
+assert predict({'image': np.zeros((3, 1, 8, 8), 'float32')})[0].shape == (3, 10)
+print(sorted({'torch', 'onnx', 'nncf', 'sympy'} & set(sys.modules)))
+"""
+
+
 @pytest.mark.gate
 def test_opening_an_artifact_loads_no_torch_and_no_converter(bench):
     folder = bench.build(NAME, "cnn", "int8")[1]
-    code = (
-        "import sys, numpy as np, pathlib\n"
-        "from karui import runtimes\n"
-        "from karui.recipe import parse_named\n"
-        "from karui.artifact import Port, Signature\n"
-        "s = Signature('args', (Port('image', 'float32', (None, 1, 8, 8)),), (Port('o', 'float32', (None, 10)),))\n"
-        f"predict = runtimes.load(parse_named({NAME!r})).load(pathlib.Path(sys.argv[1]), s, 1)\n"
-        "assert predict({'image': np.zeros((3, 1, 8, 8), 'float32')})[0].shape == (3, 10)\n"
-        "print(sorted({'torch', 'onnx', 'nncf', 'sympy'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", LOAD, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

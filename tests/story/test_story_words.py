@@ -51,7 +51,7 @@ WRONG_WORDS = [
     (["--recipe", "fp32@onyx"], "no runtime 'onyx'"),
     (["--recipe", "fp32@onnxruntime:opset"], "is not option=value"),
     (["--recipe", "fp32@onnxruntime:colour=red"], "no option 'colour'"),
-    (["--recipe", "fp32[head=@onnxruntime"], "misses its closing ']'"),
+    (["--recipe", "fp32[head=@onnxruntime"], "names no runtime"),
     (["--recipe", "int8@torch_eager"], "no recipe can be tried"),
     (["--score", "beauty"], "no score 'beauty'"),
     (["--inputs", "1xcat"], "cannot read the shape"),
@@ -190,6 +190,8 @@ def refused(**changes):
     given = {"model": model, "select": jobs.labelled(model, 8)} | changes
     with pytest.raises(UsageError) as caught:
         karui.optimize(karui.Task(**given), settings=jobs.quick())
+    assert caught.value.exit_code == 2
+    assert caught.value.why or caught.value.fix
     return str(caught.value)
 
 
@@ -212,15 +214,13 @@ BAD_DATA = {
     "calibration in float64": ({"calibrate": (X.double(), Y)}, "float64 (8,) per sample"),
     "another width": ({"confirm": (torch.randn(40, 9), Y)}, "(9,) per sample"),
     "does not run": ({"select": (torch.randn(40, 9), Y)}, "does not run on the example inputs"),
-    "generator that fails": ({"select": lambda: 1 / 0}, "jobs"),
+    "a function that fails": ({"select": lambda: 1 / 0}, "ZeroDivisionError"),
     "not data": ({"select": 7}, "could not be read"),
     "score that fails": ({"score": lambda outputs, targets: outputs.nothing}, "the score"),
     "score of another shape": ({"score": lambda outputs, targets: outputs}, "numbers for"),
     "score NaN": ({"score": lambda outputs, targets: outputs[:, 0] / 0 * 0}, "NaN"),
     "score unknown": ({"score": "beauty"}, "no score 'beauty'"),
 }
-BAD_DATA["generator that fails"] = ({"select": lambda: 1 / 0}, "ZeroDivisionError")
-
 
 @pytest.mark.parametrize("kind", BAD_DATA)
 def test_bad_data(tmp_path, monkeypatch, kind):
@@ -297,15 +297,6 @@ def test_a_data_dependent_branch_says_what_to_do(tmp_path, monkeypatch):
     message = refused(model=Branch(), select=(X, Y))
     assert "test_story_words.py, line" in message
     assert "torch.where or torch.cond" in message
-
-
-def test_every_refusal_says_why_and_what_to_try(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for changes, _ in BAD_DATA.values():
-        with pytest.raises(KaruiError) as caught:
-            karui.optimize(karui.Task(**({"model": jobs.mlp(), "select": (X, Y)} | changes)))
-        assert caught.value.exit_code == 2
-        assert caught.value.why or caught.value.fix
 
 
 # folders and files

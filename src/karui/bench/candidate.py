@@ -17,7 +17,6 @@ from karui.units import Seconds
 if TYPE_CHECKING:
     from karui.data import Array
 
-BLOCK_S = 5e-3  # a block lasts at least this long
 WARM_AT_MOST_S = 2.0
 
 
@@ -31,10 +30,11 @@ class Candidate:
     def __init__(
         self, artifact: Artifact, data: Path, home: Path, batch: int, threads: int, limits: Limits
     ) -> None:
-        self.artifact, self.data, self.home, self.calls = artifact, data, home, 0
+        self.artifact, self.data, self.home = artifact, data, home
         self.log = home / "worker.log"
         arguments = [str(artifact.folder), str(data), str(batch), str(threads)]
         self.child = Child("karui.bench.worker", arguments, self.log, threads, limits)
+        self.call_s: Seconds = 0.0
         self.load_s: Seconds = 0.0
         self.first_call_s: Seconds = 0.0
 
@@ -56,16 +56,15 @@ class Candidate:
         return found
 
     def warm(self) -> None:
-        """Warm up and size a block; done once."""
-        if not self.calls:
-            call_s = self.child.ask({"do": "warm", "seconds": WARM_AT_MOST_S})["call_s"]
-            self.calls = max(1, math.ceil(BLOCK_S / call_s))
+        """Warm up, and learn how long a call takes; done once."""
+        if not self.call_s:
+            self.call_s = self.child.ask({"do": "warm", "seconds": WARM_AT_MOST_S})["call_s"]
 
-    def time(self) -> dict[str, Any]:
-        """One block: its median and some of its samples, in seconds per call."""
-        if not self.calls:
+    def time(self, block_s: Seconds) -> dict[str, Any]:
+        """One block of at least ``block_s``: its mean and some of its samples, in seconds per call."""
+        if not self.call_s:
             raise MeasureFailed("a candidate must be warm before it is timed")
-        return self.child.ask({"do": "time", "calls": self.calls})
+        return self.child.ask({"do": "time", "calls": max(1, math.ceil(block_s / self.call_s))})
 
     @property
     def peak_memory_bytes(self) -> int:

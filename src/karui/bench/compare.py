@@ -42,7 +42,7 @@ def compare(
         for error in rounds.failed.values():
             raise error
         return [
-            row(artifact, str(i), rounds.medians_s, rounds.samples_s, seed)
+            row(artifact, str(i), rounds.blocks_s, rounds.samples_s, seed)
             for i, artifact in enumerate(artifacts)
         ]
 

@@ -1,7 +1,11 @@
 """Measure a model on every runtime and precision, or finished artifacts side by side; needs no data.
 
-karui bench net.py:build --inputs 1x3x32x32
-karui bench karui-runs/a/trials/x/artifact karui-runs/a/trials/y/artifact
+For example:
+
+    karui bench net.py:build --inputs 1x3x32x32
+    karui bench karui-runs/a/trials/x/artifact karui-runs/a/trials/y/artifact
+
+Exit codes are listed by karui --help.
 """
 
 from __future__ import annotations

@@ -45,10 +45,13 @@ def examine() -> dict[str, Any]:
 
 def state_of(name: str) -> str:
     from karui import runtimes
-    from karui.errors import MissingRuntime
+    from karui.errors import MissingRuntime, Unsupported, foreign
 
     try:
-        runtimes.find(name)
+        with foreign(Unsupported, "it cannot be used"):
+            runtimes.find(name)
     except MissingRuntime as error:
         return f"not installed: {error.fix}"
+    except Unsupported as error:
+        return error.line
     return "ready"

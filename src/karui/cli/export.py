@@ -21,6 +21,8 @@ def run(args: argparse.Namespace) -> int:
     artifact = load_artifact(artifact_folder(args.source))
     if args.to.exists():
         raise UsageError(f"{args.to} is there already", fix="name a new folder or file")
+    if args.to.suffix == ".zip" and args.bare:
+        raise UsageError("a zip needs its manifest", fix="leave --bare out, or name a folder")
     if args.to.suffix == ".zip":
         pack(artifact, args.to)
     else:

@@ -12,7 +12,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from typing import final
 
 from karui.errors import KaruiError, first_lines
 
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 budget met, 1 internal error, 2 usage, 3 nothing met the budget, "
         "4 a needed runtime is missing, 5 too noisy to decide, 6 regression found, 130 interrupted.",
     )
-    top.add_argument("--version", action="version", version=f"karui {own_version()}")
+    top.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         module = importlib.import_module(f"karui.cli.{verb}")
@@ -76,8 +76,18 @@ def first_line(text: str | None) -> str:
     return (text or "").strip().splitlines()[0].rstrip(".")
 
 
-def own_version() -> str:
-    try:
-        return version("karui")
-    except PackageNotFoundError:
-        return "(not installed)"
+@final
+class ShowVersion(argparse.Action):
+    """Looks the version up only when asked: that import alone takes as long as all the rest."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option: object = None,
+    ) -> None:
+        from importlib.metadata import version
+
+        print(f"karui {version('karui')}")
+        parser.exit()

@@ -144,7 +144,7 @@ def score_of(text: str) -> Any:
 
 
 def call_factory(factory: Any, spec: str) -> Any:
-    with foreign(
+    with users_code(
         UsageError, f"calling {spec} failed", fix="it must be a Task, a module, or need no arguments"
     ):
         return factory()

@@ -1,7 +1,11 @@
 """Try every recipe for a target on your model and data; choose the fastest inside the accuracy budget.
 
-karui optimize task.py:task --max-drop 0.5
-karui optimize net.py:build --select data.py:validation --target cpu --batch 64 --max-drop 1%
+For example:
+
+    karui optimize task.py:task --max-drop 0.5
+    karui optimize net.py:build --select data.py:validation --target cpu --batch 64 --max-drop 1%
+
+Exit codes are listed by karui --help.
 """
 
 from __future__ import annotations

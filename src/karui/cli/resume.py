@@ -1,7 +1,11 @@
 """Go on with an interrupted run: at most the trial that was running is repeated.
 
-karui resume                  the newest unfinished run under karui-runs
-karui resume karui-runs/NAME
+For example:
+
+    karui resume                  the newest unfinished run under karui-runs
+    karui resume karui-runs/NAME
+
+Exit codes are listed by karui --help.
 """
 
 from __future__ import annotations

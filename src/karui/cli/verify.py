@@ -19,7 +19,8 @@ REGRESSION = 6
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path, help="artifact folder or zip, or a run folder (its best)")
-    parser.add_argument("--run", type=Path, help="run folder to compare with (default: the artifact's own)")
+    home = "run folder to compare with (default: the artifact's own)"
+    parser.add_argument("--run", dest="home", metavar="FOLDER", type=Path, help=home)
     parser.add_argument("--no-speed", action="store_true", help="leave timing out")
     declare_json(parser)
 
@@ -27,7 +28,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from karui.optimize.again import verify_again
 
-    facts = verify_again(args.artifact, args.run, speed=not args.no_speed)
+    facts = verify_again(args.artifact, args.home, speed=not args.no_speed)
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from karui import host, journal, presets, runtimes, techniques
 from karui.bench.rounds import Pace
 from karui.budget import Budget
-from karui.errors import BuildFailed, KaruiError, MissingRuntime, UsageError
+from karui.errors import BuildFailed, KaruiError, MissingRuntime, Unsupported, UsageError, foreign
 from karui.measurement import Trial
 from karui.optimize.attempt import attempt, trial_id_of_baseline
 from karui.optimize.conclude import Conclusion, conclude
@@ -56,8 +56,9 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
 
     Raises UsageError, and leaves ``folder`` as it was, for a job that cannot be measured.
     """
-    start, wanted = time.monotonic(), wanted_recipes(target, settings)
+    start = time.monotonic()
     with run_folder(folder):
+        wanted = wanted_recipes(target, settings)
         settings.watcher.stage("reading model and data")
         job = prepare(task, target, budget, folder, settings.seed)
         recipes, refused = admit(job, wanted)
@@ -184,14 +185,17 @@ def ask_of(job: Job) -> Ask:
 
 
 def refusal_of(recipe: Recipe, ask: Ask) -> str | None:
+    if recipe.steps and ask.form != "torch":
+        return "steps change a torch model, and the model was given as ONNX"
     try:
-        if recipe.steps and ask.form != "torch":
-            return "steps change a torch model, and the model was given as ONNX"
-        for step in recipe.steps:
-            techniques.load(step)
-        return runtimes.load(recipe.runtime).refuses(dataclasses.replace(ask, numerics=recipe.numerics))
+        with foreign(Unsupported, f"{recipe.runtime.name} cannot be used"):
+            for step in recipe.steps:
+                techniques.load(step)
+            return runtimes.load(recipe.runtime).refuses(dataclasses.replace(ask, numerics=recipe.numerics))
     except MissingRuntime as error:
         return f"not installed: {error.fix}"
+    except Unsupported as error:
+        return error.line
 
 
 def refusal(recipe: Recipe, reason: str) -> dict[str, str]:

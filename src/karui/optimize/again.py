@@ -151,7 +151,7 @@ def speed_check(candidate: Candidate, records: Records) -> Check:
         baseline.close()
     for error in rounds.failed.values():
         raise error
-    now = speed_ratio(rounds.medians_s["baseline"], rounds.medians_s["now"], seed=0)
+    now = speed_ratio(rounds.blocks_s["baseline"], rounds.blocks_s["now"], seed=0)
     then = records.trial["speedup"]
     ok = now.high >= then["low"] * (1 - SPEED_MARGIN)
     detail = f"{now.ratio:.3g}x [{now.low:.3g}, {now.high:.3g}], recorded {then['ratio']:.3g}x"

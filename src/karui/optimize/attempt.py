@@ -14,7 +14,7 @@ from karui.bench.candidate import Candidate
 from karui.bench.rounds import Pace, Rounds, interleave
 from karui.bench.stats import speed_ratio
 from karui.bench.verify import Expected, verify
-from karui.budget import judge, judge_whole
+from karui.budget import Budget, judge, judge_whole
 from karui.data import open_arrays
 from karui.errors import KaruiError, MeasureFailed
 from karui.measurement import Measurement, Quality, Ratio, Timing, Trial
@@ -69,8 +69,7 @@ def measure(
     workshop: Workshop, artifact: Artifact, trial: Trial, trials: Sequence[Trial], pace: Pace
 ) -> Measurement:
     """Open the artifact in a fresh process, verify and score it, then time it beside its baselines."""
-    candidate = workshop.open(artifact)
-    try:
+    with workshop.measured(artifact, trial.id) as candidate:
         measured = Measurement(
             size_bytes=artifact.size_bytes,
             size_compressed_bytes=artifact.size_compressed_bytes,
@@ -84,8 +83,6 @@ def measure(
             return measured
         measured = dataclasses.replace(measured, quality=quality(workshop.job, candidate, trial, "select"))
         return timed(workshop, candidate, measured, trial, trials, pace)
-    finally:
-        candidate.close()
 
 
 def expected(job: Job, artifact: Artifact) -> Expected:
@@ -107,7 +104,7 @@ def quality(job: Job, candidate: Candidate, trial: Trial, split: str, alpha: flo
     before, after = job.outcomes(job.reference[split], split), job.outcomes(outputs, split)
     found = judged(job, outputs, (before, after), split, trial, alpha)
     found = dataclasses.replace(found, agreement=agreement(outputs[0], job.reference[split][0]))
-    if before.ndim == 1 and trial.id == trial_id_of_baseline(job):
+    if trial.id == trial_id_of_baseline(job):
         found = dataclasses.replace(found, verdict="baseline")
     return dataclasses.replace(found, per_class=per_class(job, before, after, split))
 
@@ -208,7 +205,7 @@ def baselines(job: Job, trial: Trial, trials: Sequence[Trial]) -> list[str]:
 def timing(candidate: Candidate, name: str, rounds: Rounds) -> Timing:
     return Timing(
         samples_s=tuple(rounds.samples_s[name]),
-        rounds_s=tuple(rounds.medians_s[name]),
+        rounds_s=tuple(rounds.blocks_s[name]),
         load_s=candidate.load_s,
         first_call_s=candidate.first_call_s,
         peak_memory_bytes=candidate.peak_memory_bytes,
@@ -219,37 +216,49 @@ def ratio(rounds: Rounds, base: str, name: str, seed: int) -> Ratio | None:
     """How much faster ``name`` is than ``base``; None when ``base`` was not timed beside it."""
     if name == base:
         return Ratio(1.0, 1.0, 1.0, "baseline", base)
-    if base not in rounds.medians_s or base in rounds.failed:
+    if base not in rounds.blocks_s or base in rounds.failed:
         return None
-    return speed_ratio(rounds.medians_s[base], rounds.medians_s[name], seed=seed, against=base)
+    return speed_ratio(rounds.blocks_s[base], rounds.blocks_s[name], seed=seed, against=base)
 
 
 def decide(measured: Measurement, job: Job, trials: Sequence[Trial]) -> tuple[str, str]:
     """Status and reason of a measured trial."""
     if failure := measured.verification.failure:
         return "failed", f"verification: {failure}"
-    found, budget = measured.quality, job.budget
-    if found is None or measured.timing is None:
+    if measured.quality is None or measured.timing is None or measured.speedup is None:
         raise MeasureFailed("a measurement is missing")
+    if measured.quality.verdict == "baseline":
+        return "kept", "baseline"
+    if reason := against_budget(measured.quality) or against_limits(measured, job.budget):
+        return "rejected", reason
+    return worth(measured, measured.speedup, trials)
+
+
+def against_budget(found: Quality) -> str:
+    """Why the accuracy budget forbids it, or an empty string."""
     if found.verdict == "over":
-        return "rejected", "over the accuracy budget"
+        return "over the accuracy budget"
     if found.verdict == "undecided":
         more = f": about {found.more_samples} more samples would settle it" if found.more_samples else ""
-        return "rejected", f"undecided against the budget{more}"
-    if budget.max_size_bytes and measured.size_bytes > budget.max_size_bytes:
-        return "rejected", "larger than the size limit"
-    if budget.max_latency_s and median(measured.timing.samples_s) > budget.max_latency_s:
-        return "rejected", "slower than the latency limit"
-    return worth(measured, trials)
+        return f"undecided against the budget{more}"
+    return ""
 
 
-def worth(measured: Measurement, trials: Sequence[Trial]) -> tuple[str, str]:
+def against_limits(measured: Measurement, budget: Budget) -> str:
+    """Which limit on size or latency it breaks, or an empty string."""
+    size, latency = budget.max_size_bytes, budget.max_latency_s
+    if size is not None and measured.size_bytes > size:
+        return "larger than the size limit"
+    if latency is not None and measured.timing and median(measured.timing.samples_s) > latency:
+        return "slower than the latency limit"
+    return ""
+
+
+def worth(measured: Measurement, speed: Ratio, trials: Sequence[Trial]) -> tuple[str, str]:
     """Whether the trial gains anything over the baseline."""
-    if measured.speedup is None or measured.speedup.verdict == "baseline":
-        return "kept", "baseline"
-    base = next((t.measurement for t in trials if t.id == measured.speedup.against), None)
+    base = next((t.measurement for t in trials if t.id == speed.against), None)
     smaller = base is None or measured.size_bytes < base.size_bytes
-    if measured.speedup.verdict == "slower" and not smaller:
+    if speed.verdict == "slower" and not smaller:
         return "rejected", "slower than the baseline and not smaller"
     same = measured.speedup_same_runtime
     if same is not None and same.verdict == "slower":

@@ -15,7 +15,6 @@ from karui.optimize.attempt import COMPILED, quality, ratio, timing, trial_id_of
 from karui.optimize.workshop import Workshop
 
 FINALISTS = 8
-LOOKS = 3  # candidates that may be tried on the confirmation split
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Conclusion:
 
 def conclude(workshop: Workshop, trials: Sequence[Trial], pace: Pace) -> Conclusion:
     """Time all finalists together, order them, and confirm from the top."""
-    finalists = [trial.id for trial in by_latency(trials) if trial.kept][:FINALISTS]
+    finalists = chosen_few(trials)
     if not finalists:
         return Conclusion(tuple(trials), None, None, ())
     rounds, trials = joint(workshop, finalists, trials, pace)
@@ -39,6 +38,13 @@ def conclude(workshop: Workshop, trials: Sequence[Trial], pace: Pace) -> Conclus
     )
     best, confirmed, looks = confirm(workshop, order)
     return Conclusion(tuple(with_look(trial, looks) for trial in trials), best, confirmed, looks)
+
+
+def chosen_few(trials: Sequence[Trial]) -> list[str]:
+    """Ids of the fastest kept trials, and of the fastest in FP32, which can always be confirmed."""
+    kept = [trial for trial in by_latency(trials) if trial.kept]
+    exact = [trial for trial in kept if trial.precision == "fp32"]
+    return list(dict.fromkeys(trial.id for trial in [*kept[:FINALISTS], *exact[:1]]))
 
 
 def with_look(trial: Trial, looks: Sequence[Mapping[str, Any]]) -> Trial:
@@ -102,7 +108,7 @@ def ranked(finalists: Sequence[Trial], rounds: Rounds, seed: int) -> list[Trial]
 def slower(rounds: Rounds, fastest: str, name: str, seed: int) -> bool:
     if name == fastest:
         return False
-    found = speed_ratio(rounds.medians_s[fastest], rounds.medians_s[name], seed=seed)
+    found = speed_ratio(rounds.blocks_s[fastest], rounds.blocks_s[name], seed=seed)
     return found.verdict == "slower"
 
 
@@ -114,7 +120,7 @@ def confirm(
     Looking at k candidates gives chance k tries, so the k-th is judged at 5 % / k.
     """
     looks: list[dict[str, Any]] = []
-    for trial in order[:LOOKS]:
+    for trial in order:
         try:
             found = quality(
                 workshop.job, workshop.baseline(trial.id), trial, "confirm", alpha=0.05 / (len(looks) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -84,8 +85,8 @@ def document(
         "budget": asdict(job.budget) | {"allowed": job.allowed},
         "host": machine | {"warnings": host.warnings(machine)},
         "baseline": trial_id_of_baseline(job),
-        "best": done.best,
-        "best_effort": best_effort(done),
+        "best": chosen(job, done),
+        "best_effort": best_effort(job, done),
         "verdict": verdict(job, done),
         "confirm": confirmation(job, done),
         "pareto": pareto(done.trials),
@@ -119,13 +120,22 @@ def task_facts(job: Job) -> dict[str, Any]:
     }
 
 
-def best_effort(done: Conclusion) -> str | None:
+def chosen(job: Job, done: Conclusion) -> str | None:
+    """The best trial's id; None when that is the baseline, for then nothing was gained."""
+    return done.best if done.best != trial_id_of_baseline(job) else None
+
+
+def best_effort(job: Job, done: Conclusion) -> str | None:
     """When nothing was chosen: the measured trial that lost least."""
-    measured = [t for t in done.trials if t.measurement and t.measurement.quality and t.measurement.speedup]
-    others = [t for t in measured if t.measurement.speedup.verdict != "baseline"]  # type: ignore[union-attr]
-    if done.best or not others:
+    others = [t for t in by_latency(done.trials) if t.id != trial_id_of_baseline(job)]
+    if chosen(job, done) or not others:
         return None
-    return min(others, key=lambda t: t.measurement.quality.drop).id  # type: ignore[union-attr]
+    return min(others, key=lost).id
+
+
+def lost(trial: Trial) -> float:
+    found = trial.measurement
+    return found.quality.drop if found and found.quality else math.inf
 
 
 def confirmation(job: Job, done: Conclusion) -> dict[str, Any] | None:
@@ -142,14 +152,15 @@ def confirmation(job: Job, done: Conclusion) -> dict[str, Any] | None:
 
 def verdict(job: Job, done: Conclusion) -> dict[str, Any]:
     """Exit code and headline: 0 budget met, 3 nothing met it, 5 too noisy to decide."""
-    base, chosen = trial_id_of_baseline(job), next((t for t in done.trials if t.id == done.best), None)
-    if chosen is not None and chosen.measurement and chosen.id != base:
-        speed = chosen.measurement.speedup
+    base, best = trial_id_of_baseline(job), chosen(job, done)
+    trial = next((t for t in done.trials if t.id == best), None)
+    if trial is not None and trial.measurement:
+        speed = trial.measurement.speedup
         how = f"{speed.ratio:.3g}x as fast as the original" if speed else "chosen"
         return {
             "exit_code": 0,
-            "headline": f"{chosen.recipe}: {how}, within the accuracy budget",
-            "detail": same_runtime_words(chosen),
+            "headline": f"{trial.recipe}: {how}, within the accuracy budget",
+            "detail": same_runtime_words(trial),
         }
     undecided = [
         t
@@ -157,15 +168,16 @@ def verdict(job: Job, done: Conclusion) -> dict[str, Any]:
         if t.measurement and t.measurement.quality and t.measurement.quality.verdict == "undecided"
     ]
     unsure = undecided or any(look["verdict"] == "undecided" for look in done.looks)
-    if unsure and chosen is None:
+    if unsure:
         return {
             "exit_code": 5,
             "headline": "too few samples to decide: the original is kept",
             "detail": f"{len(undecided)} candidate(s) could not be told from the budget; give more samples",
         }
+    kept = any(t.kept and t.id != base for t in done.trials)
     return {
         "exit_code": 3,
-        "headline": "nothing met the budget: the original is kept",
+        "headline": f"nothing {'faster ' if kept else ''}met the budget: the original is kept",
         "detail": fastest_words(done),
     }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,10 +38,12 @@ class Workshop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for candidate in self.open_candidates.values():
-            candidate.close()
-        if self.child:
-            self.child.close()
+        children = [candidate.child for candidate in self.open_candidates.values()]
+        children += [self.child] if self.child else []
+        for child in children:  # all end at the same time; then each is waited for
+            child.hang_up()
+        for child in children:
+            child.close()
 
     def build(self, recipe: Recipe, trial_id: str) -> Artifact:
         """Build the artifact of a trial; it appears under its final name when it is whole."""
@@ -49,7 +52,8 @@ class Workshop:
         draft = home / "draft"
         draft.mkdir(parents=True)
         source, signature = self.source(recipe)
-        message = request(source, signature, recipe.numerics, recipe.runtime, self.job.data, draft)
+        threads = self.job.target.threads
+        message = request(source, signature, recipe, self.job.data, draft, threads)
         with foreign(BuildFailed, "the build failed"):
             answer = self.ask_builder(message)
         artifact = Artifact(
@@ -57,7 +61,7 @@ class Workshop:
             recipe=str(recipe),
             runtime=recipe.runtime.name,
             signature=signature,
-            threads=self.job.target.threads,
+            threads=threads,
             executed=answer["executed"],
             versions=host.versions(),
             host={"cpu": host.cpu_name(), "flags": host.facts()["flags"]},
@@ -112,10 +116,22 @@ class Workshop:
         candidate = Candidate(artifact, self.job.data, home, batch, target.threads, self.limits)
         try:
             candidate.load()
-        except MeasureFailed:
+        except BaseException:
             candidate.close()
             raise
         return candidate
+
+    @contextmanager
+    def measured(self, artifact: Artifact, trial_id: str) -> Iterator[Candidate]:
+        """A fresh worker for the trial; plain FP32 that was timed stays open, as later trials' baseline."""
+        candidate = self.open(artifact)
+        try:
+            yield candidate
+            if candidate.call_s and trial_id.endswith("-fp32"):
+                self.open_candidates[trial_id] = candidate
+        finally:
+            if self.open_candidates.get(trial_id) is not candidate:
+                candidate.close()
 
     def baseline(self, trial_id: str) -> Candidate:
         """The worker of an earlier trial, opened once and kept; a dead one is opened again."""

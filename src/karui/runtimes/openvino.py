@@ -6,17 +6,16 @@ OpenVINO chooses its own arithmetic unless told (on a CPU with bfloat16 it leave
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
-
-import openvino as ov
 
 from karui.errors import BuildFailed, Unsupported, foreign
 from karui.graph.onnx import (
@@ -35,6 +34,26 @@ if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.data import Array, Arrays
     from karui.runtimes import Predict
+
+
+@contextlib.contextmanager
+def no_telemetry() -> Iterator[None]:
+    """Make OpenVINO's reporter look missing while something is imported.
+
+    Merely importing OpenVINO sends an event to Google Analytics and writes into the home folder;
+    NNCF decides at its import whether it reports. Both keep quiet where the reporter is missing.
+    """
+    before = {name: module for name, module in sys.modules.items() if name == "openvino_telemetry"}
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["openvino_telemetry"]
+        sys.modules.update(before)
+
+
+with no_telemetry():
+    import openvino as ov
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 RECURRENT = ("RNNSeq", "RNNCell")
@@ -97,7 +116,7 @@ class OpenVino(Runtime):
             exported = Path(scratch) / "model.onnx"
             export_onnx(source.folder, source.signature, exported)
             with foreign(BuildFailed, f"OpenVINO could not convert the model to {precision}"), quiet():
-                model = ov.Core().read_model(exported)  # unlike ov.convert_model, it has no telemetry
+                model = ov.Core().read_model(exported)
                 kept = kept_in_float(module_paths(model), source.numerics)
                 if precision == "int8":
                     model = self.quantize(model, source, kept)
@@ -130,15 +149,13 @@ class OpenVino(Runtime):
 
 
 def silent_nncf() -> Any:
-    """NNCF with its telemetry off, which it decides when it is imported first."""
-    os.environ.setdefault("NNCF_CI", "1")
-    import nncf
-    from nncf.telemetry import wrapper
-
+    with no_telemetry():
+        import nncf
+        from nncf.telemetry import wrapper
     if isinstance(wrapper.telemetry, wrapper.NNCFTelemetry):
         raise BuildFailed(
             "NNCF would send telemetry",
-            why="it was imported with its telemetry on",
+            why="it was imported before karui, with its telemetry on",
             fix="set the environment variable NNCF_CI=1",
         )
     return nncf

@@ -53,32 +53,37 @@ class TorchScript(Runtime):
                 why="torch.jit.trace could not follow it",
                 fix="another runtime: this format is deprecated",
             )
-        reason = self.frozen(given, source, folder / "model.pt") if self.freeze else "as asked"
+        torch.set_num_threads(source.threads)
+        traced = open_traced(given)
+        reason = frozen(traced, source, folder / "model.pt") if self.freeze else "as asked"
         if reason:
             shutil.copyfile(given, folder / "model.pt")
         detail = f"TorchScript interpreter, PyTorch {torch.__version__} kernels, "
         detail += f"not frozen ({reason})" if reason else "frozen"
         return Built({"precision": source.numerics.default, "detail": detail, "frozen": not reason})
 
-    def frozen(self, given: Path, source: Source, path: Path) -> str:
-        """Write the frozen trace; the answer is empty, or says why it cannot be used."""
-        try:
-            with quiet(), foreign(BuildFailed, "freezing failed"):
-                torch.jit.freeze(torch.jit.load(given).eval()).save(path)  # type: ignore[no-untyped-call]
-        except BuildFailed as error:
-            return error.line
-        before, after = (self.load_file(file, source.signature, source.threads) for file in (given, path))
-        gap = max(distance(before, after, rows) for rows in pieces(source))
-        wrong = gap > CLOSE[source.numerics.default]
-        return f"freezing changed the outputs by {gap:.2g} of their scale" if wrong else ""
-
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
-        return self.load_file(folder / "model.pt", signature, threads)
-
-    def load_file(self, path: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)
-        with quiet():
-            return predictor(torch.jit.load(path), signature)  # type: ignore[no-untyped-call]
+        return predictor(open_traced(folder / "model.pt"), signature)
+
+
+def open_traced(path: Path) -> torch.jit.ScriptModule:
+    with quiet(), foreign(BuildFailed, f"{path.name} is not a TorchScript file that this torch can read"):
+        module: torch.jit.ScriptModule = torch.jit.load(path)  # type: ignore[no-untyped-call]
+        return module
+
+
+def frozen(traced: torch.jit.ScriptModule, source: Source, path: Path) -> str:
+    """Write the frozen trace; the answer is empty, or says why the file must not be used."""
+    try:
+        with quiet(), foreign(BuildFailed, "freezing failed"):
+            torch.jit.freeze(traced.eval()).save(path)
+            before, after = (predictor(module, source.signature) for module in (traced, open_traced(path)))
+            gap = max(distance(before, after, rows) for rows in pieces(source))
+    except BuildFailed as error:
+        return error.line
+    wrong = gap > CLOSE[source.numerics.default]
+    return f"freezing changed the outputs by {gap:.2g} of their scale" if wrong else ""
 
 
 def pieces(source: Source) -> list[Arrays]:

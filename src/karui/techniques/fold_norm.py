@@ -115,13 +115,13 @@ def reason_of_layer(node: Any, layer: str, seen: Seen) -> str:
     if not layer:
         return "the weight of the layer before it is computed, not stored"
     if layer in seen.shared or uses(node, 1) > 1:
-        return f"{layer} is shared or called more than once"
+        return f"{called(node)} is shared or called more than once"
     if called(node) != layer:
-        return f"the weight of {layer} is used by a function, not by the module"
+        return f"the weight of {called(node)} is used by a function, not by the module"
     if node.target == aten.linear.default and node.meta["val"].ndim > 2:
-        return f"{layer} gives sequences, whose features are not the axis that is normalised"
+        return f"{called(node)} gives sequences, whose features are not the axis that is normalised"
     if packet(node) in TRANSPOSED and len(node.args) > 6 and node.args[6] != 1:
-        return f"{layer} is a transposed convolution in groups"
+        return f"{called(node)} is a transposed convolution in groups"
     return ""
 
 

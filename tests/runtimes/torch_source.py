@@ -1,0 +1,58 @@
+"""What the tests of the torch runtimes build from: a small model captured into a folder."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from karui.graph.call import run_all, signature_of
+from karui.graph.capture import capture
+from karui.numerics import parse_numerics
+from karui.runtimes import Source
+
+INT8_CPU = ("avx2", "avx512f", "avx512_vnni")
+ROWS = 64
+
+
+class Faulty(nn.Module):
+    """Both patterns that the INT8 lowering gets wrong: an image of one channel, a layer plus a weight.
+
+    (n, 1, 8, 8) -> (n, 4)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(512, 16)
+        self.place, self.head = nn.Parameter(torch.randn(1, 16)), nn.Linear(16, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        seen = torch.relu(self.conv(image)).flatten(1)
+        return self.head(torch.tanh(self.inner(seen) + self.place))
+
+
+def source_of(model: nn.Module, rows: np.ndarray, folder: Path, numerics: str = "fp32") -> Source:
+    """``model`` captured in the precision that the torch runtimes want for ``numerics``."""
+    signature, arrays = signature_of(model, torch.tensor(rows), 1)
+    wanted = parse_numerics(numerics)
+    signature = capture(copy.deepcopy(model), signature, arrays, folder, wanted.default)
+    return Source(folder, signature, wanted, calibrate=arrays, probe=arrays)
+
+
+def images(channels: int = 1, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((ROWS, channels, side, side), dtype=np.float32)
+
+
+def answers_of(model: nn.Module, source: Source) -> np.ndarray:
+    return run_all(model, source.signature.style, dict(source.probe))[0]
+
+
+def rows_of(source: Source, count: int) -> dict[str, np.ndarray]:
+    return {name: array[:count] for name, array in source.probe.items()}
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one.ravel() @ other.ravel() / np.linalg.norm(one) / np.linalg.norm(other))
