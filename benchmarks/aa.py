@@ -46,7 +46,8 @@ class Slowed(Runtime):
         return load_runtime(Named("onnxruntime")).build(source, folder)
 
     def load(self, folder, signature, threads):
-        predict, share, clock = load_runtime(Named("onnxruntime")).load(folder, signature, threads), self.share, time.perf_counter
+        predict = load_runtime(Named("onnxruntime")).load(folder, signature, threads)
+        share, clock = self.share, time.perf_counter
 
         def slowed(arrays):
             start = clock()
@@ -99,7 +100,8 @@ def make_artifacts(home: Path, environment: dict[str, str]) -> dict[str, Path]:
     code = (
         "import sys; from pathlib import Path; from karui import api; from karui.demo import task\n"
         "from karui.optimize import Settings\n"
-        "api.optimize(task(), out=Path(sys.argv[1]), settings=Settings(recipes=('fp32@onnxruntime', 'fp32@slowed')))"
+        "recipes = ('fp32@onnxruntime', 'fp32@slowed')\n"
+        "api.optimize(task(), out=Path(sys.argv[1]), settings=Settings(recipes=recipes))"
     )
     subprocess.run([sys.executable, "-c", code, str(home / "run")], env=environment, check=True)
     trials = home / "run" / "trials"

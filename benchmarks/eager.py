@@ -38,9 +38,8 @@ def main() -> None:
         for batch in (1, 64):
             module, program = pair(getattr(networks, name)().eval(), batch)
             found = speed_ratio(*rounds(module, program))
-            print(
-                f"| {name} | {batch} | {found.ratio:.2f} | [{found.low:.2f}, {found.high:.2f}] | {found.verdict} |"
-            )
+            interval = f"[{found.low:.2f}, {found.high:.2f}]"
+            print(f"| {name} | {batch} | {found.ratio:.2f} | {interval} | {found.verdict} |", flush=True)
 
 
 def pair(model: torch.nn.Module, batch: int) -> tuple[Callable[[], object], Callable[[], object]]:

@@ -12,8 +12,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import karui
 from benchmarks.networks import tasks
+
+import karui
 from karui.optimize import Settings
 from karui.report.markdown import markdown
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karui.bench import stats
 from karui.bench.stats import P99_FROM, half_width, percentiles, settled, speed_ratio, thin
+from karui.errors import MeasureFailed
 
 
 def noisy(rng: np.random.Generator, rounds: int, correlation: float, spread: float = 0.03) -> np.ndarray:
@@ -79,3 +81,36 @@ def test_thinning_keeps_quantiles():
     thinned = thin(values)
     assert len(thinned) == 200
     assert np.median(thinned) == pytest.approx(np.median(values), rel=0.02)
+
+
+def coverage(rounds: int, memory: float) -> float:
+    rng, found = np.random.default_rng(3), []
+    for _ in range(200):
+        one = speed_ratio(noisy(rng, rounds, memory), np.ones(rounds))
+        found.append(one.low <= 1 <= one.high)
+    return float(np.mean(found))
+
+
+def test_bursts_are_allowed_for(monkeypatch):
+    allowed_for = coverage(120, 0.7)
+    monkeypatch.setattr(stats, "correlation", lambda logs: 0.0)
+    assert coverage(120, 0.7) < 0.75
+    assert allowed_for > 0.88
+
+
+def test_few_rounds_claim_nothing():
+    assert speed_ratio([2.0] * 5, [1.0] * 5).verdict == "no measurable difference"
+    assert speed_ratio([2.0] * 6, [1.0] * 6).verdict == "faster"
+    one = speed_ratio([2.0], [1.0])
+    assert (one.low, one.ratio, one.high) == pytest.approx((2, 2, 2))
+
+
+@pytest.mark.parametrize("bad", [[], [0.0] * 9, [float("nan")] * 9, [-1.0] * 9])
+def test_times_must_be_positive(bad):
+    with pytest.raises(MeasureFailed, match="speed-up"):
+        speed_ratio(bad, [1.0] * 9)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    base = noisy(np.random.default_rng(0), 40, 0.5)
+    assert speed_ratio(base, np.ones(40), seed=3) == speed_ratio(base, np.ones(40), seed=3)

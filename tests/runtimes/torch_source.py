@@ -26,8 +26,8 @@ class Faulty(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.inner = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(512, 16)
-        self.place, self.head = nn.Parameter(torch.randn(1, 16)), nn.Linear(16, 4)
+        self.conv, self.inner = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(512, 64)
+        self.place, self.head = nn.Parameter(torch.randn(1, 64)), nn.Linear(64, 4)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         seen = torch.relu(self.conv(image)).flatten(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ class ModelFacts:
 
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU; the user's object is never touched again."""
-    with foreign(UsageError, "the model cannot be copied", fix="give a function that makes the model"):
+    fix = "give a function that makes the model"
+    with foreign(UsageError, "the model cannot be copied", fix=fix), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         twin = copy.deepcopy(model)
     return twin.cpu().eval()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import torch
+from torch import nn
 from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
+from torch.utils._pytree import tree_map
 
 from karui.artifact import Signature
 from karui.errors import UsageError, foreign
@@ -65,10 +67,38 @@ def flat(outputs: Any) -> Sequence[torch.Tensor]:
     return outputs if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
-def as_module(path: Path) -> GraphModule:
+def as_module(path: Path) -> nn.Module:
     """A ``.pt2`` file as an ordinary module, to be captured and measured like any other."""
-    module = without_guards(open_exported(path).module())
-    return GraphModule(module, module.graph)
+    program = open_exported(path)
+    module = without_guards(program.module())
+    plain = GraphModule(module, module.graph)
+    rows = fixed_rows(program)
+    return plain if rows is None else Chunked(plain, rows)
+
+
+def fixed_rows(program: torch.export.ExportedProgram) -> int | None:
+    """How many rows a program takes that was exported without a dynamic batch; None for one with it."""
+    names = program.graph_signature.user_inputs
+    values = [node.meta["val"] for node in program.graph.nodes if node.name in names]
+    sizes = {value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim}
+    return sizes.pop() if len(sizes) == 1 and all(isinstance(size, int) for size in sizes) else None
+
+
+@final
+class Chunked(nn.Module):
+    """``module``, which takes exactly ``rows`` rows, for any number of them."""
+
+    def __init__(self, module: nn.Module, rows: int) -> None:
+        nn.Module.__init__(self)
+        self.module, self.rows = module, rows
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        count, rows = len(tensors[0]), self.rows
+        filled = [
+            torch.cat([tensor, tensor[-1:].expand(-count % rows, *tensor.shape[1:])]) for tensor in tensors
+        ]
+        parts = [self.module(*[tensor[i : i + rows] for tensor in filled]) for i in range(0, count, rows)]
+        return tree_map(lambda *pieces: torch.cat(pieces)[:count], *parts)
 
 
 def from_torchscript(module: torch.jit.ScriptModule, tensors: tuple[torch.Tensor, ...]) -> GraphModule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,17 @@ def from_onnx(path: Path) -> Origin:
             "against ONNX Runtime FP32, and torch runtimes are left out",
         ),
     )
+
+
+def copy_onnx(path: Path, copy: Path) -> None:
+    """Copy an ONNX file; weights that it keeps in files beside it are taken into the copy."""
+    onnx = import_onnx()
+    bare = onnx.load(path, load_external_data=False)
+    if any(weight.data_location == onnx.TensorProto.EXTERNAL for weight in bare.graph.initializer):
+        with foreign(UsageError, f"the weights beside {path.name} cannot be taken in"):
+            onnx.save(onnx.load(path), copy)
+    else:
+        shutil.copyfile(path, copy)
 
 
 def import_onnx() -> Any:

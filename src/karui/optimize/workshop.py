@@ -19,6 +19,7 @@ from karui.errors import BuildFailed, KaruiError, MeasureFailed, Unsupported, fo
 from karui.graph.capture import capture
 from karui.graph.inspect import private_copy
 from karui.optimize.job import Job
+from karui.optimize.origin import copy_onnx
 from karui.process import Child, Limits
 from karui.recipe import Recipe
 
@@ -94,7 +95,7 @@ class Workshop:
         if origin.model is None:
             assert origin.path is not None
             folder.mkdir(parents=True)
-            shutil.copyfile(origin.path, folder / "model.onnx")
+            copy_onnx(origin.path, folder / "model.onnx")
             return folder, signature
         model = private_copy(origin.model)
         given = techniques.Given(
