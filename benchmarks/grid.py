@@ -2,14 +2,15 @@
 
     python -m benchmarks.grid --networks mnist fashion --batches 1 64
 
-Writes one Markdown table a network and batch into benchmarks/results/. Needs ``make data`` and the
+Writes one Markdown table a network and batch into benchmarks/results/; the runs with their reports stay
+under karui-runs. Needs ``make data`` and the
 checkpoints (``python -m benchmarks.networks.train``).
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import shutil
 from pathlib import Path
 
 from benchmarks.networks import tasks
@@ -19,6 +20,7 @@ from karui.optimize import Settings
 from karui.report.markdown import markdown
 
 RESULTS = Path(__file__).parent / "results"
+RUNS = Path("karui-runs")
 
 
 def main() -> None:
@@ -35,15 +37,16 @@ def main() -> None:
 
 def measured(name: str, batch: int) -> str:
     command = f"python -m benchmarks.grid --networks {name} --batches {batch}"
-    with tempfile.TemporaryDirectory() as folder:
-        result = karui.optimize(
-            tasks.task(name),
-            karui.Target("cpu", batch=batch),
-            max_drop=0.5,
-            out=Path(folder) / "run",
-            settings=Settings(command=command),
-        )
-        return markdown(result.facts)
+    folder = RUNS / f"grid_{name}_batch{batch}"
+    shutil.rmtree(folder, ignore_errors=True)
+    result = karui.optimize(
+        tasks.task(name),
+        karui.Target("cpu", batch=batch),
+        max_drop=0.5,
+        out=folder,
+        settings=Settings(command=command),
+    )
+    return markdown(result.facts)
 
 
 if __name__ == "__main__":

@@ -67,11 +67,12 @@ def locked(folder: Path) -> Iterator[None]:
         )
     me = {"pid": os.getpid(), "started": start_time(os.getpid())}
     draft = path.with_name(f"{LOCK}.{os.getpid()}")
-    draft.write_text(json.dumps(me))
-    os.replace(draft, path)
     try:
+        draft.write_text(json.dumps(me))
+        os.replace(draft, path)
         yield
     finally:
+        draft.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 

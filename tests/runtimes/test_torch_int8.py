@@ -10,7 +10,7 @@ from torch import nn
 
 from karui.errors import Unsupported
 from karui.graph import inductor, inductor_int8
-from karui.graph.program import bare, open_exported, predictor
+from karui.graph.program import bare, open_exported, predictor, save_exported
 from karui.numerics import Numerics, parse_numerics
 from karui.runtimes import Ask
 
@@ -98,7 +98,7 @@ def test_every_sum_with_something_no_layer_made_is_rewritten(tmp_path):
 
 def test_float_weights_samples_and_paths_do_not_reach_the_file(source, static, tmp_path):
     before = source[1].folder / "model.pt2"
-    inductor_int8.save(quantized(source[1], "int8").program, tmp_path / "quantized.pt2")
+    save_exported(quantized(source[1], "int8").program, tmp_path / "quantized.pt2")
     held = (tmp_path / "quantized.pt2").read_bytes()
     assert len(held) < before.stat().st_size
     assert b"torch_source.py" not in held

@@ -36,7 +36,7 @@ def says(said, *words):
 WRONG_WORDS = [
     (["--max-drop", "banana"], "'banana' is not a drop"),
     (["--max-drop", "-1"], "not negative"),
-    (["--max-drop", "nan"], "not negative"),
+    (["--max-drop", "nan"], "'nan' is not a drop"),
     (["--max-latency", "fast"], "'fast' is not a time"),
     (["--max-size", "huge"], "'huge' is not a size"),
     (["--timeout", "soon"], "'soon' is not a time"),
@@ -222,6 +222,7 @@ BAD_DATA = {
     "score unknown": ({"score": "beauty"}, "no score 'beauty'"),
 }
 
+
 @pytest.mark.parametrize("kind", BAD_DATA)
 def test_bad_data(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
@@ -322,13 +323,15 @@ def test_out_of_another_job(cli, task_file, copied_run):
     assert jobs.contents(copied_run) == before
 
 
-def test_out_in_use(cli, task_file, copied_run):
+def test_out_in_use(cli, task_file, copied_run, tmp_path):
     from karui import journal
 
-    with journal.locked(copied_run):
-        before = jobs.contents(copied_run)
-        says(cli("optimize", task_file, "--out", copied_run), "is in use")
-        assert jobs.contents(copied_run) == before
+    (tmp_path / "starting").mkdir()  # not one event in its journal yet
+    for folder in (copied_run, tmp_path / "starting"):
+        with journal.locked(folder):
+            before = jobs.contents(folder)
+            says(cli("optimize", task_file, "--out", folder), "is in use")
+            assert jobs.contents(folder) == before
 
 
 def test_a_second_try_after_a_mistake_keeps_the_new_words(cli, tmp_path):

@@ -19,6 +19,7 @@ RECIPES = (
     "bf16@openvino",
     "fp16@openvino",
     "fp32@torchscript",
+    "fold_norm + fp32@torch_eager",
 )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -81,30 +80,14 @@ def carry_out(options: Mapping[str, Any], folder: Path, command: str, *, as_json
 
     target, budget = target_of(options), budget_of(options)
     watcher = Terminal()
-    settings = dataclasses.replace(settings_of(options, command), watcher=watcher)
+    words = {"options": dict(options), "command": command, "folder": str(Path.cwd())}
+    settings = dataclasses.replace(settings_of(options, command), watcher=watcher, words=words)
     try:
         with prints_aside(as_json):
             task = find_task(options["task"], {**options, "inputs": example_inputs(options["inputs"])})
-            save_options(folder, options, command)
             result = optimize(task, target, budget, folder, settings)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; what is finished is kept", fix=f"karui resume {folder}") from None
     finally:
         watcher.close()
     return show_result(result, as_json)
-
-
-def save_options(folder: Path, options: Mapping[str, Any], command: str) -> None:
-    """Keep the words of the call, for ``karui resume``; those of a run that has begun are left alone."""
-    from karui import journal
-    from karui.optimize.home import WORDS, check_ours, writable
-
-    facts = {"options": dict(options), "command": command, "folder": str(Path.cwd())}
-    with writable(folder):
-        check_ours(folder)
-        if journal.read(folder):
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = (folder / WORDS).with_suffix(".draft")
-        draft.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
-        draft.replace(folder / WORDS)

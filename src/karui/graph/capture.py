@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from contextlib import redirect_stderr
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +71,10 @@ def capture(
     except KaruiError:
         program, dynamic = export(flat, repeat(example, signature.batch), dynamic=False), False
     with foreign(BuildFailed, "the exported program could not be saved"):
-        torch.export.save(program, folder / "model.pt2")
-    trace(flat, repeat(example, EXAMPLE_ROWS), folder / "traced.pt")
+        stored = BytesIO()  # torch's own writer ends the whole process when the disk is full
+        torch.export.save(program, stored)
+    (folder / "model.pt2").write_bytes(stored.getbuffer())
+    trace(flat, repeat(example, EXAMPLE_ROWS if dynamic else signature.batch), folder / "traced.pt")
     return dataclasses.replace(signature, dynamic_batch=dynamic)
 
 
@@ -105,6 +107,7 @@ def trace(flat: Flat, arrays: Arrays, path: Path) -> None:
         with foreign(BuildFailed, "TorchScript could not trace the model"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(flat, tuple(tensors_of(arrays).values()), check_trace=False)  # type: ignore[no-untyped-call]
-            traced.save(str(path))
+            stored = traced.save_to_buffer()
     except BuildFailed:
-        path.unlink(missing_ok=True)
+        return
+    path.write_bytes(stored)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +36,6 @@ aten = torch.ops.aten
 LAYERS = (aten.linear.default, aten.conv2d.default)  # what has INT8 kernels
 CALIBRATION_ROWS = 64  # samples in one calibration call
 PT2E = "torchao.quantization.pt2e"
-TOLD = ("stack_trace", "from_node", "source_fn_stack")  # metadata with paths of this machine; it fills files
 
 
 @dataclass(frozen=True)
@@ -92,15 +90,6 @@ def said(in_float: tuple[str, ...]) -> tuple[str, ...]:
 def operations() -> None:
     """Register the operations a quantized program is written in; needed before one is opened."""
     pt2e()
-
-
-def save(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write ``program``, which is changed for it: without samples of the data and this machine's paths."""
-    program.example_inputs = None
-    for node in program.graph.nodes:
-        for key in TOLD:
-            node.meta.pop(key, None)
-    torch.export.save(program, path)
 
 
 def split_sums(module: GraphModule) -> None:

@@ -12,9 +12,24 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.utils.flop_counter import FlopCounterMode
 
 from karui.errors import UsageError, foreign
+
+LAYER_OF = {
+    "linear": "Linear",
+    "addmm": "Linear",
+    "conv1d": "Conv1d",
+    "conv2d": "Conv2d",
+    "conv3d": "Conv3d",
+    "convolution": "Conv2d",
+    "_convolution": "Conv2d",
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "rnn_tanh": "RNN",
+    "rnn_relu": "RNN",
+}
 
 
 @dataclass(frozen=True)
@@ -64,12 +79,23 @@ def look(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     parameters = list(model.parameters())
     count = sum(p.numel() for p in parameters)
     return ModelFacts(
-        layers=Counter(type(module).__name__ for module in model.modules()),
+        layers=layers_of(model),
         parameters=count,
         macs=macs(model, args, kwargs),
         sparsity=sparsity(model),
         size_bytes=size_bytes(model),
     )
+
+
+def layers_of(model: nn.Module) -> Counter[str]:
+    """How often each module class occurs; a captured graph tells it by its operations."""
+    found = Counter(type(module).__name__ for module in model.modules())
+    graphs = [module.graph for module in model.modules() if isinstance(module, GraphModule)]
+    targets = [getattr(node.target, "overloadpacket", None) for graph in graphs for node in graph.nodes]
+    found.update(
+        LAYER_OF[name] for target in targets if (name := getattr(target, "__name__", "")) in LAYER_OF
+    )
+    return found
 
 
 def macs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

@@ -19,6 +19,8 @@ from karui.errors import UsageError, foreign
 if TYPE_CHECKING:
     from karui.data import Array, Arrays
 
+TOLD = ("stack_trace", "from_node", "source_fn_stack")  # metadata with paths of this machine; it fills files
+
 
 def open_exported(path: Path) -> torch.export.ExportedProgram:
     """Read a ``.pt2`` file; raises UsageError when it is not one or is cut short."""
@@ -28,6 +30,15 @@ def open_exported(path: Path) -> torch.export.ExportedProgram:
         fix="save it again with torch.export.save",
     ):
         return torch.export.load(path)
+
+
+def save_exported(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write ``program``, which is changed for it: without samples of the data and this machine's paths."""
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        for key in TOLD:
+            node.meta.pop(key, None)
+    torch.export.save(program, path)
 
 
 def open_program(path: Path) -> GraphModule:
@@ -94,9 +105,10 @@ class Chunked(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         count, rows = len(tensors[0]), self.rows
-        filled = [
-            torch.cat([tensor, tensor[-1:].expand(-count % rows, *tensor.shape[1:])]) for tensor in tensors
-        ]
+        if count == rows:  # timed as it is
+            return self.module(*tensors)
+        index = torch.arange(-(-count // rows) * rows).clamp(max=count - 1)
+        filled = [tensor[index] for tensor in tensors]
         parts = [self.module(*[tensor[i : i + rows] for tensor in filled]) for i in range(0, count, rows)]
         return tree_map(lambda *pieces: torch.cat(pieces)[:count], *parts)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from karui import host, journal, presets, runtimes, techniques
 from karui.bench.rounds import Pace
@@ -38,7 +39,7 @@ class Settings:
 
     recipes: texts to try instead of the target's preset. stop_at: stop trying once a kept candidate
     is surely this many times faster than the baseline. pace: rounds of a trial; final: of the end.
-    watcher: hears how it goes.
+    watcher: hears how it goes. words: what ``karui resume`` needs to call the run again.
     """
 
     recipes: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class Settings:
     seed: int = 0
     command: str = ""
     watcher: Watcher = Silent()
+    words: Mapping[str, Any] | None = None
 
 
 def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Settings) -> Result:
@@ -57,7 +59,7 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
     Raises UsageError, and leaves ``folder`` as it was, for a job that cannot be measured.
     """
     start = time.monotonic()
-    with run_folder(folder):
+    with run_folder(folder, settings.words):
         wanted = wanted_recipes(target, settings)
         settings.watcher.stage("reading model and data")
         job = prepare(task, target, budget, folder, settings.seed)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from karui import journal
 from karui.errors import KaruiError, UsageError, first_lines
@@ -18,16 +20,25 @@ LEAST_FREE_BYTES = 1 << 20
 
 
 @contextmanager
-def run_folder(folder: Path) -> Iterator[None]:
+def run_folder(folder: Path, words: Mapping[str, Any] | None) -> Iterator[None]:
     """Make and hold ``folder``. When the run fails before its first event, nothing is left behind.
 
+    words: of the call, kept for ``karui resume``; those of a run that has begun are left alone.
     Raises UsageError when it holds something else, is in use, or cannot be written.
     """
-    with writable(folder):
+    with writable(folder), nothing_left_behind(folder):
         check_ours(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with journal.locked(folder), nothing_left_behind(folder), writable(folder):
+        with journal.locked(folder), emptied(folder), writable(folder):
+            if words is not None and not journal.read(folder):
+                keep(words, folder / WORDS)
             yield
+
+
+def keep(words: Mapping[str, Any], path: Path) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(words, indent=2, ensure_ascii=False), encoding="utf-8")
+    draft.replace(path)
 
 
 @contextmanager
@@ -45,6 +56,18 @@ def writable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def nothing_left_behind(folder: Path) -> Iterator[None]:
+    """When it fails, an empty ``folder`` goes."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[None]:
+    """When it fails before the first event, all that was written goes."""
     try:
         yield
     except KaruiError:

@@ -6,7 +6,6 @@ the artifact runs, at the first call of each new batch size, so a C++ compiler i
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from karui.graph import inductor, inductor_int8
 from karui.graph.onnx import quiet
-from karui.graph.program import flat, open_exported, open_program
+from karui.graph.program import flat, open_exported, open_program, save_exported
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class TorchCompile(Runtime):
         precision = source.numerics.default
         if precision.startswith("int8"):
             return self.quantized(source, folder)
-        shutil.copyfile(source.folder / "model.pt2", folder / "model.pt2")
+        save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
         return Built({"precision": precision, "detail": f"Inductor, mode {self.mode}, {JIT}"})
 
     def quantized(self, source: Source, folder: Path) -> Built:
@@ -56,7 +55,7 @@ class TorchCompile(Runtime):
             source.calibrate,
             source.probe,
         )
-        inductor_int8.save(found.program, folder / "quantized.pt2")
+        save_exported(found.program, folder / "quantized.pt2")
         with inductor.compiling() as kernels:
             predict = self.load(folder, source.signature, source.threads)
             predict({name: array[: source.signature.batch] for name, array in source.calibrate.items()})

@@ -6,14 +6,13 @@ The exported program is run operation by operation with PyTorch's own kernels. I
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import torch
 
-from karui.graph.program import open_program
+from karui.graph.program import open_exported, open_program, save_exported
 from karui.graph.program import predictor as predictor_of
 from karui.runtimes import Ask, Built, Runtime, Source
 
@@ -38,7 +37,7 @@ class TorchEager(Runtime):
         return precision in ("bf16", "fp16")
 
     def build(self, source: Source, folder: Path) -> Built:
-        shutil.copyfile(source.folder / "model.pt2", folder / "model.pt2")
+        save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
         precision = source.numerics.default
         return Built({"precision": precision, "detail": f"PyTorch {torch.__version__} kernels"})
 

@@ -1,0 +1,79 @@
+"""No network: every attempt of the run and of its child processes would be recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import jobs
+import pytest
+
+pytestmark = pytest.mark.gate
+
+GUARD = '''
+import os, sys
+
+EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind")
+
+
+def deny(event, args):
+    if event in EVENTS and not (event == "socket.connect" and isinstance(args[1], (str, bytes))):  # a Unix socket
+        with open(os.environ["NETWORK_LOG"], "a") as log:
+            log.write(f"{os.getpid()} {event} {args[1:]} {sys.argv}\\n")
+        raise ConnectionRefusedError(f"the network is denied: {event}")
+
+
+sys.addaudithook(deny)
+with open(os.environ["STARTED_LOG"], "a") as log:
+    log.write(f"{' '.join(sys.orig_argv)}\\n")
+'''
+
+
+@pytest.fixture
+def denied(tmp_path):
+    """An environment in which no Python process reaches the network, and the two logs."""
+    guard = tmp_path / "guard"
+    guard.mkdir()
+    (guard / "sitecustomize.py").write_text(GUARD)
+    network, started = tmp_path / "network.log", tmp_path / "started.log"
+    network.touch()
+    logs = {"NETWORK_LOG": str(network), "STARTED_LOG": str(started), "PYTHONPATH": str(guard)}
+    return dict(os.environ) | logs, network, started
+
+
+def test_the_guard_works(denied):
+    env, network, _ = denied
+    code = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9/')"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "the network is denied" in done.stderr
+    assert network.read_text().count("socket.") == 1
+
+
+def test_a_run_makes_no_network_call(denied, tmp_path):
+    env, network, started = denied
+    (tmp_path / "job.py").write_text(jobs.TASK_FILE)
+    recipes = ["fp32@onnxruntime", "int8_dynamic@onnxruntime"]
+    recipes += ["int8@openvino"] if find_spec("openvino") and find_spec("nncf") else []
+    words = [word for recipe in recipes for word in ("--recipe", recipe)]
+    done = subprocess.run(
+        [sys.executable, "-m", "karui", "optimize", "job.py:task", "--out", "run", "--pace", "quick", "--json", *words],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert {row["recipe"] for row in facts["trials"]} >= set(recipes)
+    assert [row["reason"] for row in facts["trials"] if row["status"] == "failed"] == []
+    assert network.read_text() == ""
+    begun = started.read_text()
+    assert "karui.builder" in begun  # the guard was there in the children too
+    assert begun.count("karui.bench.worker") >= len(recipes)
+    html = (tmp_path / "run" / "report.html").read_text()
+    assert "src=\"http" not in html
+    assert "href=\"http" not in html.replace('href="https://www.w3.org', "")
