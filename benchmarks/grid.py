@@ -16,11 +16,13 @@ from pathlib import Path
 from benchmarks.networks import tasks
 
 import karui
+from karui.bench.rounds import Pace
 from karui.optimize import Settings
 from karui.report.markdown import markdown
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("karui-runs")
+FINAL = Pace(least=30, most=200, seconds=20.0)
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def measured(name: str, batch: int) -> str:
         karui.Target("cpu", batch=batch),
         max_drop=0.5,
         out=folder,
-        settings=Settings(command=command),
+        settings=Settings(command=command, pace=Pace(most=80, seconds=5.0), final=FINAL),
     )
     return markdown(result.facts)
 

@@ -115,7 +115,7 @@ def apply(
     inputs: example inputs with a leading batch axis. calibrate: data, as in ``Task``.
     Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``.
     """
-    mode, copy = model.training, private_copy(model)
+    modes, copy = {name: part.training for name, part in model.named_modules()}, private_copy(model)
     signature, example = signature_of(copy, inputs, 1)
     names = [port.name for port in signature.inputs]
     data = (
@@ -133,7 +133,9 @@ def apply(
         touched += applied.touched
         skipped |= applied.skipped
         facts |= applied.facts
-    return techniques.Applied(copy.train(mode), tuple(touched), skipped, facts)
+    for name, part in copy.named_modules():
+        part.training = modes.get(name, model.training)
+    return techniques.Applied(copy, tuple(touched), skipped, facts)
 
 
 def steps_of(what: Any) -> list[techniques.Technique]:

@@ -41,6 +41,7 @@ class Child:
 
     def __init__(self, module: str, args: list[str], log: Path, threads: int, limits: Limits) -> None:
         self.name, self.log, self.limits = module.rpartition(".")[2], log, limits
+        self.over = False
         self.memory_limit = limits.bytes or memory_bytes() * 4 // 5
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stderr:
@@ -58,6 +59,8 @@ class Child:
         """Send one message and wait for its answer."""
         line = json.dumps(message).encode() + b"\n"
         assert self.process.stdin is not None
+        if self.process.stdin.closed:
+            raise self.ended()
         with contextlib.suppress(BrokenPipeError):  # a dead child is reported below, with its reason
             self.process.stdin.write(line)
             self.process.stdin.flush()
@@ -119,7 +122,10 @@ class Child:
         self.kill()
 
     def kill(self) -> None:
-        """End the child and whatever it started (it leads a process group of its own)."""
+        """End the child and whatever it started (it leads a process group of its own); once."""
+        if self.over:
+            return
+        self.over = True  # from here on its number may become another process's
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -29,9 +29,11 @@ class Said:
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
-    """A finished run: eager and ONNX Runtime, FP32. To be read only; copy it to change it."""
+    """A finished run of an MLP, in FP32 and INT8. To be read only; copy it to change it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    karui.optimize(jobs.mlp_task(), out=folder, settings=jobs.quick())
+    model = jobs.mlp()
+    task = karui.Task(model=model, select=jobs.clear(model, jobs.labelled(model, 8, rows=500)[0]), name="mlp")
+    karui.optimize(task, max_drop=5, out=folder, settings=jobs.quick(*jobs.FLOAT_AND_INT8))
     return folder
 
 

@@ -6,6 +6,7 @@ import sys
 
 import jobs
 import pytest
+import torch
 
 import karui
 from karui.errors import MissingRuntime
@@ -58,10 +59,10 @@ BAD = {
     "crashing_builder": ("build", "ctypes.string_at(0)", "the builder process ended with SIGSEGV"),
     "segfaulting": ("predict", "ctypes.string_at(0)", "the worker process ended with SIGSEGV"),
     "leaving": ("load", "print('no more of this', flush=True); os._exit(3)", "exit code 3: no more of this"),
-    "hanging": ("load", "time.sleep(3600)", "the worker gave no answer in 25 s and was stopped"),
+    "hanging": ("load", "time.sleep(3600)", "the worker gave no answer in 20 s and was stopped"),
     "hungry": (
         "load",
-        "hoard = []\n        while True:\n            hoard.append(np.ones(100 << 20, np.uint8)); time.sleep(0.05)",
+        "hoard = [np.ones(100 << 20, np.uint8) for _ in range(30)]; time.sleep(3600)",
         "used more than 1.5 GB of memory and was stopped",
     ),
     "raising": ("predict", "raise ValueError('not today')", "ValueError: not today"),
@@ -102,11 +103,13 @@ def package(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(package, tmp_path_factory):
-    """One run over all of them, with the model as it was before and after."""
-    task = jobs.mlp_task()
+    """One run over all of them, of a TorchScript module, with the module as it was before and after."""
+    with pytest.warns(DeprecationWarning):
+        model = torch.jit.trace(jobs.mlp(), torch.randn(2, 8))
+    task = karui.Task(model=model, select=jobs.labelled(model, 8))
     before = jobs.portrait(task.model)
     recipes = ["fp32@onnxruntime", *(f"fp32@{name}" for name in [*BAD, *UNUSABLE])]
-    limits = Limits(seconds=25.0, bytes=1_500_000_000)
+    limits = Limits(seconds=20.0, bytes=1_500_000_000)
     result = karui.optimize(
         task, out=tmp_path_factory.mktemp("bad") / "run", settings=jobs.quick(*recipes, limits=limits)
     )

@@ -33,7 +33,7 @@ def worsen(folder):
 
 
 def test_an_unchanged_artifact_passes(cli, copied_run):
-    said = cli("verify", copied_run, "--no-speed", "--json")
+    said = cli("verify", artifact_of(copied_run), "--no-speed", "--json")
     facts = json.loads(said.out)
     assert said.code == 0, said.out
     assert facts["ok"] is True
@@ -42,17 +42,25 @@ def test_an_unchanged_artifact_passes(cli, copied_run):
     }
 
 
+def test_a_run_stands_for_its_best(cli, copied_run):
+    facts = json.loads((copied_run / "result.json").read_text())
+    said = cli("verify", copied_run, "--no-speed")
+    best = next(row["recipe"] for row in facts["trials"] if row["id"] == facts["best"])
+    assert said.code == 0
+    assert said.out.startswith(f"{best}: as recorded")
+
+
 def test_a_worse_model_is_a_regression(cli, copied_run):
     worsen(artifact_of(copied_run))
     assert cli("show", artifact_of(copied_run)).code == 0  # the files are as the manifest says
-    said = cli("verify", copied_run, "--no-speed", "--json")
+    said = cli("verify", artifact_of(copied_run), "--no-speed", "--json")
     facts = json.loads(said.out)
     failed = {check["name"] for check in facts["checks"] if not check["ok"]}
     assert said.code == 6
     assert facts["ok"] is False
     assert "score within the budget" in failed
     assert any(name.startswith("close to the original") for name in failed)
-    assert "REGRESSION" in cli("verify", copied_run, "--no-speed").out
+    assert "REGRESSION" in cli("verify", artifact_of(copied_run), "--no-speed").out
 
 
 def test_a_slower_model_is_a_regression(cli, copied_run):
@@ -62,7 +70,7 @@ def test_a_slower_model_is_a_regression(cli, copied_run):
         if row["id"] == "onnxruntime-fp32":
             row["speedup"] |= {"ratio": 1e6, "low": 0.9e6, "high": 1.1e6}
     path.write_text(json.dumps(facts))
-    said = cli("verify", copied_run, "--json")
+    said = cli("verify", artifact_of(copied_run), "--json")
     failed = [check["name"] for check in json.loads(said.out)["checks"] if not check["ok"]]
     assert (said.code, failed) == (6, ["as fast as recorded"])
 
@@ -71,13 +79,13 @@ def test_copies_elsewhere_are_verified_and_their_neighbours_left_alone(cli, copi
     shipped = tmp_path / "shipped"
     (shipped / "answers").mkdir(parents=True)
     (shipped / "answers" / "mine.txt").write_text("keep me")
-    assert cli("export", copied_run, "--to", shipped / "model").code == 0
-    assert cli("export", copied_run, "--to", shipped / "model.zip").code == 0
+    assert cli("export", artifact_of(copied_run), "--to", shipped / "model").code == 0
+    assert cli("export", artifact_of(copied_run), "--to", shipped / "model.zip").code == 0
     before = jobs.contents(shipped)
     for what in ("model", "model.zip"):
         assert cli("verify", shipped / what, "--no-speed").code == 2  # which run?
         assert cli("verify", shipped / what, "--run", copied_run, "--no-speed").code == 0
-    assert cli("export", copied_run, "--to", shipped / "bare", "--bare").code == 0
+    assert cli("export", artifact_of(copied_run), "--to", shipped / "bare", "--bare").code == 0
     assert [path.name for path in (shipped / "bare").iterdir()] == ["model.onnx"]
     shutil.rmtree(shipped / "bare")
     assert jobs.contents(shipped) == before

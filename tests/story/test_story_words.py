@@ -6,7 +6,6 @@ import json
 import zipfile
 
 import jobs
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -87,7 +86,7 @@ SCRIPTS = {
     "is no model": ("task = 5\n", ["the model is a int, not an nn.Module"]),
     "gives no model": ("def task():\n    return 'resnet'\n", ["the model is a str, not an nn.Module"]),
     "is a state dict": (
-        "from torch import nn\ntask = nn.Linear(2, 2).state_dict()\nimport torch\ndata = (torch.ones(8, 2), torch.ones(8))",
+        "from torch import nn\ntask = nn.Linear(2, 2).state_dict()\n",
         ["a state dict holds weights but not the network"],
     ),
 }
@@ -149,37 +148,15 @@ def test_a_pickle_with_code_in_it_is_not_run(cli, tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_model_files_cut_short(cli, tmp_path, share):
-    model, example = jobs.mlp(), torch.randn(2, 8)
-    torch.export.save(torch.export.export(model, (example,)), "whole.pt2")
-    with pytest.warns(DeprecationWarning):
-        torch.jit.trace(model, example).save("whole.ts")
-    (tmp_path / "whole.onnx").write_bytes(onnx_of(tmp_path))
+    jobs.write_files(tmp_path)
     for name, words in {
-        "whole.pt2": "not an exported program",
-        "whole.ts": "no TorchScript file",
-        "whole.onnx": "not a whole ONNX file",
+        "net.pt2": "not an exported program",
+        "net.pt": "no TorchScript file",
+        "net.onnx": "not a whole ONNX file",
     }.items():
         data = (tmp_path / name).read_bytes()
-        cut = tmp_path / f"cut.{name.rpartition('.')[2]}"
-        cut.write_bytes(data[: int(share * len(data))])
-        (tmp_path / "data.py").write_text("import torch\nx = (torch.ones(8, 8), torch.ones(8).long())\n")
-        says(cli("optimize", cut.name, "--select", "data.py:x", "--out", "run"), words)
-
-
-def onnx_of(folder):
-    """A small ONNX file, made by hand."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    weight = numpy_helper.from_array(np.ones((8, 3), np.float32) * np.arange(3, dtype=np.float32), "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
-        [weight],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    return model.SerializeToString()
+        (tmp_path / name).write_bytes(data[: int(share * len(data))])
+        says(cli("optimize", name, "--select", "data.py:both", "--out", "run"), words)
 
 
 # what a run may be given in Python, and what it answers
