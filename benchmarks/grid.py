@@ -29,22 +29,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=["mnist", "fashion"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
+    parser.add_argument("--seconds", type=float, help="leave the rows out that come after this time")
     args = parser.parse_args()
     for name in args.networks:
         for batch in args.batches:
             path = RESULTS / f"grid_{name}_batch{batch}.md"
-            path.write_text(measured(name, batch), encoding="utf-8")
+            path.write_text(measured(name, batch, args.seconds), encoding="utf-8")
             print(path, flush=True)
 
 
-def measured(name: str, batch: int) -> str:
+def measured(name: str, batch: int, seconds: float | None) -> str:
     command = f"python -m benchmarks.grid --networks {name} --batches {batch}"
     folder = RUNS / f"grid_{name}_batch{batch}"
     shutil.rmtree(folder, ignore_errors=True)
     result = karui.optimize(
         tasks.task(name),
         karui.Target("cpu", batch=batch),
-        max_drop=0.5,
+        budget=karui.Budget(max_drop=0.5, time_s=seconds),
         out=folder,
         settings=Settings(command=command, pace=Pace(most=80, seconds=5.0), final=FINAL),
     )
