@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from karui import runtimes, techniques
-from karui.artifact import Artifact, Signature, load_artifact, open_artifact
+from karui.artifact import Artifact, Signature, open_artifact
 from karui.budget import Budget, parse_drop
 from karui.data import as_arrays, items, read_split
 from karui.errors import UsageError
@@ -156,10 +160,25 @@ def load(artifact: Artifact | Path | str) -> Callable[..., Any]:
 
     Takes torch tensors or numpy arrays, and gives back the same kind, in the model's own structure.
     """
-    if not isinstance(artifact, Artifact):
-        artifact = open_artifact(Path(artifact))
-    else:
-        artifact = load_artifact(artifact.folder)
+    path = artifact.folder if isinstance(artifact, Artifact) else Path(artifact)
+    scratch = Path(tempfile.mkdtemp(prefix="karui-"))
+    with removed_on_failure(scratch):
+        call = opened(open_artifact(path, scratch))
+    weakref.finalize(call, shutil.rmtree, scratch, ignore_errors=True)
+    return call
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+def opened(artifact: Artifact) -> Callable[..., Any]:
+    """The artifact as a function with the signature of the original model."""
     signature, names = artifact.signature, [port.name for port in artifact.signature.inputs]
     runtime = runtimes.load(parse_recipe(artifact.recipe).runtime)
     predict = runtime.load(artifact.folder, signature, artifact.threads)

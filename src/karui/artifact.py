@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -187,11 +186,9 @@ def unpack(archive: Path, folder: Path) -> Artifact:
     return load_artifact(folder)
 
 
-def open_artifact(path: Path) -> Artifact:
-    """An artifact from its folder, or from a zip made by ``pack``, opened in a temporary folder."""
-    if path.suffix == ".zip":
-        return unpack(path, Path(tempfile.mkdtemp(prefix="karui-")) / "artifact")
-    return load_artifact(path)
+def open_artifact(path: Path, scratch: Path) -> Artifact:
+    """An artifact from its folder, or from a zip made by ``pack``, which is unpacked into ``scratch``."""
+    return unpack(path, scratch / "artifact") if path.suffix == ".zip" else load_artifact(path)
 
 
 def safe_entries(bundle: zipfile.ZipFile, folder: Path) -> Iterator[tuple[zipfile.ZipInfo, Path]]:

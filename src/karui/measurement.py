@@ -53,7 +53,8 @@ class Quality:
 class Timing:
     """Latency of one call at the target's batch, and what loading cost.
 
-    ``samples_s`` are seconds per call in the order taken; ``rounds_s`` holds each round's mean.
+    ``samples_s`` are seconds per call in the order taken; ``rounds_s`` holds each round's mean,
+    in all ``openings`` of the artifact.
     """
 
     samples_s: tuple[Seconds, ...]
@@ -61,6 +62,7 @@ class Timing:
     load_s: Seconds
     first_call_s: Seconds
     peak_memory_bytes: Bytes
+    openings: int = 1
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ class Child:
 
     def ask(self, message: Mapping[str, Any], *, timeout_s: Seconds | None = None) -> dict[str, Any]:
         """Send one message and wait for its answer."""
+        self.post(message)
+        return self.answer(timeout_s=timeout_s)
+
+    def post(self, message: Mapping[str, Any]) -> None:
+        """Send one message; its answer is to be fetched before the next."""
         line = json.dumps(message).encode() + b"\n"
         assert self.process.stdin is not None
         if self.process.stdin.closed:
@@ -64,6 +69,9 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # a dead child is reported below, with its reason
             self.process.stdin.write(line)
             self.process.stdin.flush()
+
+    def answer(self, *, timeout_s: Seconds | None = None) -> dict[str, Any]:
+        """Wait for the answer to the message that was posted."""
         answer: dict[str, Any] = json.loads(self.wait(timeout_s or self.limits.seconds))
         if error := answer.get("error"):
             kind = KINDS.get(error["kind"], MeasureFailed)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karui.bench.rounds import Pace, interleave
+from karui.bench.rounds import Pace, interleave, session
 from karui.errors import MeasureFailed
 
 QUICK = Pace(least=6, most=12, seconds=60.0)
@@ -49,7 +49,7 @@ def test_every_round_times_each_once_in_changing_order():
     parts = [tuple(diary[i : i + 3]) for i in range(0, len(diary), 3)]
     assert all(sorted(part) == ["a", "b", "c"] for part in parts)
     assert len(set(parts)) > 1
-    assert {len(blocks) for blocks in rounds.blocks_s.values()} == {len(parts)}
+    assert {len(*blocks) for blocks in rounds.blocks_s.values()} == {len(parts)}
     assert all(len(rounds.samples_s[name]) == 2 * len(parts) for name in "abc")
 
 
@@ -63,15 +63,15 @@ def test_a_settled_ratio_ends_it_early_and_a_noisy_one_does_not():
     noisy, _ = run(
         Pace(least=6, most=40, seconds=60.0), a={"call_s": 0.01}, b={"call_s": 0.02, "noise": [1, 3, 0.2]}
     )
-    assert len(calm.blocks_s["a"]) == 10  # the first look after the least number of rounds
-    assert len(noisy.blocks_s["a"]) == 40
+    assert len(*calm.blocks_s["a"]) == 10  # the first look after the least number of rounds
+    assert len(*noisy.blocks_s["a"]) == 40
 
 
 def test_time_is_kept_to_but_not_below_the_least_number():
     rounds, _ = run(
         Pace(least=8, most=100, seconds=0.0), a={"call_s": 0.01}, b={"call_s": 0.02, "noise": [1, 9]}
     )
-    assert len(rounds.blocks_s["a"]) == 8
+    assert len(*rounds.blocks_s["a"]) == 8
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 4])
@@ -83,8 +83,8 @@ def test_a_failing_candidate_is_left_out_and_the_others_go_on(fails_at):
         c={"call_s": 0.03},
     )
     assert list(rounds.failed) == ["b"]
-    assert len(rounds.blocks_s["b"]) == max(fails_at - 1, 0)
-    assert len(rounds.blocks_s["a"]) == len(rounds.blocks_s["c"]) >= QUICK.least
+    assert len(*rounds.blocks_s["b"]) == max(fails_at - 1, 0)
+    assert len(*rounds.blocks_s["a"]) == len(*rounds.blocks_s["c"]) >= QUICK.least
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.none() | st.integers(0, 8), min_size=1))
@@ -93,9 +93,55 @@ def test_whatever_fails_it_ends_and_tells(plan):
         pairs=[(name, other) for name in plan for other in plan if name != other],
         **{name: {"call_s": 0.01, "fails_at": moment} for name, moment in plan.items()},
     )
-    survivors = {name: len(rounds.blocks_s[name]) for name in plan if name not in rounds.failed}
+    survivors = {name: len(*rounds.blocks_s[name]) for name in plan if name not in rounds.failed}
     for name in rounds.failed:
-        assert len(rounds.blocks_s[name]) == max(plan[name] - 1, 0)
+        assert len(*rounds.blocks_s[name]) == max(plan[name] - 1, 0)
     assert all(plan[name] is None or plan[name] > blocks for name, blocks in survivors.items())
     assert len(set(survivors.values())) <= 1
     assert all(blocks >= QUICK.least for blocks in survivors.values())
+
+
+def scripted_session(pace, shifts, fails=None):
+    """A session whose k-th opening of "b" is off by the factor shifts[k]."""
+    openings = []
+
+    def open_all():
+        number = len(openings)
+        openings.append(number)
+        both = {
+            "a": Scripted("a", 0.01, [], noise=[1.0, 1.001]),
+            "b": Scripted("b", 0.02 * shifts[number % len(shifts)], [], noise=[1.0, 1.001]),
+        }
+        refused = {"b": MeasureFailed("would not open")} if number == fails else {}
+        return {name: one for name, one in both.items() if name not in refused}, refused
+
+    return session(open_all, [("a", "b")], pace, seed=0), openings
+
+
+def test_a_session_opens_as_often_as_asked_and_shares_the_rounds_out():
+    pace = Pace(least=30, most=60, seconds=60.0, openings=3)
+    rounds, openings = scripted_session(pace, [1.0])
+    assert len(openings) == len(rounds.blocks_s["a"]) == len(rounds.blocks_s["b"]) == 3
+    assert all(10 <= len(blocks) <= 20 for blocks in rounds.blocks_s["b"])
+
+
+def test_openings_that_differ_widen_the_interval_and_call_for_more():
+    pace = Pace(least=30, most=60, seconds=60.0, openings=3)
+    rounds, openings = scripted_session(pace, [1.0, 1.1, 0.9, 1.05])
+    found = rounds.ratio("a", "b", seed=0)
+    assert len(openings) == 6
+    assert found.low < 0.5 / 1.04 < 0.5 < found.high
+    assert found.high - found.low > 0.04
+
+
+def test_time_that_is_up_calls_for_no_further_opening():
+    _, openings = scripted_session(Pace(least=6, most=12, seconds=0.0, openings=2), [1.0, 1.5])
+    assert len(openings) == 2
+
+
+def test_one_that_will_not_open_again_is_left_out():
+    pace = Pace(least=12, most=24, seconds=60.0, openings=3)
+    rounds, openings = scripted_session(pace, [1.0], fails=1)
+    assert len(openings) == 3
+    assert list(rounds.failed) == ["b"]
+    assert len(rounds.blocks_s["a"]) == 3

@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.bench import stats
-from karui.bench.stats import P99_FROM, half_width, percentiles, settled, speed_ratio, thin
+from karui.bench.stats import P99_FROM, half_width, percentiles, settled, spread_of_openings, thin, widened
 from karui.errors import MeasureFailed
+
+
+def speed_ratio(base, other, *, seed: int = 0):
+    """Of a single opening."""
+    return stats.speed_ratio([base], [other], seed=seed)
 
 
 def noisy(rng: np.random.Generator, rounds: int, correlation: float, spread: float = 0.03) -> np.ndarray:
@@ -114,3 +119,38 @@ def test_times_must_be_positive(bad):
 def test_the_same_seed_gives_the_same_interval():
     base = noisy(np.random.default_rng(0), 40, 0.5)
     assert speed_ratio(base, np.ones(40), seed=3) == speed_ratio(base, np.ones(40), seed=3)
+
+
+def opened(rng: np.random.Generator, count: int, rounds: int, spread: float) -> list[np.ndarray]:
+    """Several openings: each process is off by a factor of its own for as long as it lives."""
+    return [noisy(rng, rounds, 0.3) * np.exp(rng.normal(0, spread)) for _ in range(count)]
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.04])
+def test_the_interval_covers_what_another_session_would_find(spread):
+    """Also where processes differ by more than rounds do; one opening alone cannot know that."""
+    rng = np.random.default_rng(4)
+    ones, single, several = [np.ones(20)] * 5, [], []
+    for _ in range(300):
+        found = stats.speed_ratio(opened(rng, 5, 20, spread), ones)
+        several.append(found.low <= 1 <= found.high)
+        alone = stats.speed_ratio(opened(rng, 1, 100, spread), [np.ones(100)])
+        single.append(alone.low <= 1 <= alone.high)
+    assert np.mean(several) >= 0.92
+    assert spread < 0.04 or np.mean(single) < 0.5
+
+
+def test_spread_between_openings_is_measured_and_lent_to_single_ones():
+    rng = np.random.default_rng(5)
+    ones = [np.ones(20)] * 200
+    assert spread_of_openings(opened(rng, 200, 20, 0.05), ones) == pytest.approx(0.05, rel=0.2)
+    assert np.isnan(spread_of_openings(ones[:1], ones[:1]))
+    narrow = speed_ratio(noisy(rng, 60, 0.0) * 1.05, np.ones(60))
+    wide = widened(narrow, 0.05)
+    assert narrow.verdict == "faster"
+    assert wide.verdict == "no measurable difference"
+    assert wide.ratio == narrow.ratio
+    assert np.log(wide.high / wide.ratio) == pytest.approx(
+        np.hypot(np.log(narrow.high / narrow.ratio), 0.098)
+    )

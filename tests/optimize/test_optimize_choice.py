@@ -54,7 +54,10 @@ def test_decide(facts, job, status, words):
 
 def rounds_of(trials):
     return Rounds(
-        {t.id: [t.measurement.timing.samples_s[0] * (1 + 0.001 * (i % 3)) for i in range(30)] for t in trials}
+        {
+            t.id: [[t.measurement.timing.samples_s[0] * (1 + 0.001 * (i % 3)) for i in range(30)]]
+            for t in trials
+        }
     )
 
 

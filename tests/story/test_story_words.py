@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import zipfile
 
@@ -420,3 +421,34 @@ def test_json_errors_are_json_and_nothing_else(cli, task_file, copied_run, tmp_p
         assert (facts["schema"], facts["exit_code"], said.code) == ("karui.error/1", 2, 2)
         assert facts["error"].splitlines()[0] in said.err
     assert len(said.out.splitlines()) == 1
+
+
+def test_every_verb_that_writes_says_in_json_what_it_wrote(cli, copied_run, tmp_path):
+    for words, schema, written in (
+        (["init", "task.py"], "karui.init/1", ["task.py"]),
+        (["export", copied_run, "--to", "out.zip"], "karui.export/1", ["out.zip"]),
+        (["report", copied_run, "--to", "again"], "karui.report/1", ["again/report.html"]),
+    ):
+        said = cli(*words, "--json")
+        facts = json.loads(said.out)
+        assert (said.code, facts["schema"]) == (0, schema)
+        paths = facts.get("paths") or [facts["path"]]
+        assert set(written) <= set(paths)
+        assert all((tmp_path / path).exists() for path in paths)
+
+
+def test_an_exported_zip_leaves_nothing_behind(cli, copied_run, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert cli("export", copied_run, "--to", "out.zip").code == 0
+    assert cli("show", "out.zip").code == 0
+    assert list(scratch.iterdir()) == []
+    call = karui.load("out.zip")
+    assert len(list(scratch.iterdir())) == 1
+    del call
+    gc.collect()
+    assert list(scratch.iterdir()) == []
+    with pytest.raises(KaruiError):
+        karui.load("nowhere.zip")
+    assert list(scratch.iterdir()) == []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from karui.artifact import Artifact
 from karui.data import open_arrays
-from karui.errors import MeasureFailed
+from karui.errors import KaruiError, MeasureFailed
 from karui.process import Child, Limits
 from karui.units import Seconds
 
@@ -40,7 +41,15 @@ class Candidate:
 
     def load(self) -> None:
         """Open the artifact and make its first call (compiling, for a just-in-time runtime)."""
-        answer = self.child.ask({"do": "load"})
+        self.begin_load()
+        self.end_load()
+
+    def begin_load(self) -> None:
+        """Have it load while others do; ``end_load`` waits for it."""
+        self.child.post({"do": "load"})
+
+    def end_load(self) -> None:
+        answer = self.child.answer()
         self.load_s, self.first_call_s = answer["load_s"], answer["first_call_s"]
 
     def outputs(self, rows: Path, batch: int, index: Sequence[int]) -> list[Array]:
@@ -72,3 +81,44 @@ class Candidate:
 
     def close(self) -> None:
         self.child.close()
+
+
+class Opened:
+    """The candidates that are open now; a context manager that ends them all on leaving."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, Candidate] = {}
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def again(self, fresh: Mapping[str, Candidate]) -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
+        """``fresh`` in place of those open so far: the ones that loaded, and why others did not."""
+        self.close()
+        return self.add(fresh)
+
+    def add(self, fresh: Mapping[str, Candidate]) -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
+        """All load at the same time."""
+        self.now |= fresh
+        failed: dict[str, KaruiError] = {}
+        for candidate in fresh.values():
+            candidate.begin_load()
+        for name, candidate in fresh.items():
+            try:
+                candidate.end_load()
+            except KaruiError as error:
+                failed[name] = error
+                self.now.pop(name).close()
+        return {name: one for name, one in fresh.items() if name not in failed}, failed
+
+    def close(self) -> None:
+        for candidate in self.now.values():  # all end at the same time; then each is waited for
+            candidate.child.hang_up()
+        for candidate in self.now.values():
+            candidate.close()
+        self.now = {}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from karui.artifact import Artifact, load_artifact
-from karui.bench.candidate import Candidate
-from karui.bench.rounds import Pace, interleave
-from karui.bench.stats import percentiles, speed_ratio
+from karui.bench.candidate import Candidate, Opened
+from karui.bench.rounds import Pace, Rounds, session
+from karui.bench.stats import percentiles
 from karui.data import save_arrays
 from karui.errors import UsageError
 from karui.process import Limits
@@ -30,35 +29,33 @@ def compare(
     artifacts = [load_artifact(folder) for folder in folders]
     if len({str(artifact.signature.inputs) for artifact in artifacts}) > 1:
         raise UsageError("these artifacts take different inputs", fix="compare artifacts of one model")
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as name, Opened() as opened:
         save_arrays(random_inputs(artifacts[0], batch, seed), Path(name) / "timing")
-        together = {}
-        for i, artifact in enumerate(artifacts):
-            candidate = Candidate(artifact, Path(name), Path(name) / str(i), batch, threads, limits)
-            stack.callback(candidate.close)
-            candidate.load()
-            together[str(i)] = candidate
-        rounds = interleave(together, [("0", key) for key in together if key != "0"], pace, seed)
-        for error in rounds.failed.values():
-            raise error
-        return [
-            row(artifact, str(i), rounds.blocks_s, rounds.samples_s, seed)
-            for i, artifact in enumerate(artifacts)
-        ]
+
+        def candidates() -> dict[str, Candidate]:
+            return {
+                str(i): Candidate(artifact, Path(name), Path(name) / str(i), batch, threads, limits)
+                for i, artifact in enumerate(artifacts)
+            }
+
+        pairs = [("0", str(i)) for i in range(1, len(artifacts))]
+        rounds = session(lambda: opened.again(candidates()), pairs, pace, seed)
+    for error in rounds.failed.values():
+        raise error
+    return [row(artifact, str(i), rounds, seed) for i, artifact in enumerate(artifacts)]
 
 
-def row(
-    artifact: Artifact, key: str, medians: dict[str, list[float]], samples: dict[str, list[float]], seed: int
-) -> dict[str, Any]:
-    found = speed_ratio(medians["0"], medians[key], seed=seed)
+def row(artifact: Artifact, key: str, rounds: Rounds, seed: int) -> dict[str, Any]:
+    found = rounds.ratio("0", key, seed)
     verdict = "baseline" if key == "0" else found.verdict
     return {
         "artifact": str(artifact.folder),
         "recipe": artifact.recipe,
         "size_bytes": artifact.size_bytes,
-        "latency_s": percentiles(samples[key]),
+        "latency_s": percentiles(rounds.samples_s[key]),
         "speedup": {"ratio": found.ratio, "low": found.low, "high": found.high, "verdict": verdict},
-        "rounds": len(medians[key]),
+        "rounds": sum(map(len, rounds.blocks_s[key])),
+        "openings": len(rounds.blocks_s[key]),
     }
 
 

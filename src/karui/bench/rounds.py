@@ -4,10 +4,14 @@ What the machine does at a moment then hits all alike, and the ratio within a ro
 times themselves do not. All blocks last equally long and count by their mean: a busy machine takes
 its share from each alike, where the median of many short calls would hide it and that of a few
 long ones would not. Rounds go on until every asked-for ratio is known well enough.
+
+Where a process happens to lie in memory shifts all of its rounds alike. A session therefore opens its
+candidates several times, and the spread between openings is a part of the interval.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,29 +20,79 @@ from dataclasses import dataclass, field
 from karui.bench.candidate import Candidate
 from karui.bench.stats import settled, speed_ratio
 from karui.errors import KaruiError
+from karui.measurement import Ratio
 from karui.units import Seconds
 
 LEAST_BLOCK_S, MOST_BLOCK_S = 5e-3, 0.2
+LEAST_AN_OPENING = 6  # rounds; fewer have no steady median
 LOOK_EVERY = 5  # rounds between two looks at the intervals
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to go on: at least ``least`` rounds, at most ``most`` or ``seconds``."""
+    """How long to go on: at least ``least`` rounds, at most ``most`` or ``seconds``, in all openings.
+
+    openings: how often a session opens its candidates; up to twice as often while a ratio is not
+    known to ``half_width`` and time is left (opening itself does not count as time).
+    """
 
     least: int = 15
     most: int = 120
     seconds: Seconds = 12.0
     half_width: float = 0.02
+    openings: int = 1
+
+    @property
+    def share(self) -> Pace:
+        """What one opening gets."""
+        parts = self.openings
+        least = max(LEAST_AN_OPENING, -(-self.least // parts)) if parts > 1 else self.least
+        most = max(least, -(-self.most // parts))
+        return dataclasses.replace(self, least=least, most=most, seconds=self.seconds / parts, openings=1)
 
 
 @dataclass
 class Rounds:
-    """Per candidate: each round's mean, and kept samples, in seconds per call; and failures."""
+    """Per candidate: each opening's list of round means, and kept samples, in seconds per call; failures."""
 
-    blocks_s: dict[str, list[Seconds]] = field(default_factory=dict)
+    blocks_s: dict[str, list[list[Seconds]]] = field(default_factory=dict)
     samples_s: dict[str, list[Seconds]] = field(default_factory=dict)
     failed: dict[str, KaruiError] = field(default_factory=dict)
+
+    def ratio(self, base: str, name: str, seed: int) -> Ratio:
+        """How much faster ``name`` is than ``base``."""
+        return speed_ratio(self.blocks_s[base], self.blocks_s[name], seed=seed, against=base)
+
+    def add(self, other: Rounds) -> None:
+        """Take in a further opening."""
+        for name, blocks in other.blocks_s.items():
+            self.blocks_s.setdefault(name, []).extend(blocks)
+            self.samples_s.setdefault(name, []).extend(other.samples_s[name])
+        self.failed |= other.failed
+
+
+def session(
+    open_all: Callable[[], tuple[Mapping[str, Candidate], Mapping[str, KaruiError]]],
+    pairs: Sequence[tuple[str, str]],
+    pace: Pace,
+    seed: int,
+) -> Rounds:
+    """Several openings of the same candidates, each timed in interleaved rounds.
+
+    ``open_all`` gives them in fresh processes, and why others would not open. One that fails is left
+    out from then on.
+    """
+    rounds, left = Rounds(), pace.seconds
+    for number in range(2 * pace.openings):
+        candidates, failed = open_all()
+        rounds.failed |= failed
+        alive = {name: one for name, one in candidates.items() if name not in rounds.failed}
+        start = time.monotonic()
+        rounds.add(interleave(alive, pairs, pace.share, seed + number))
+        left -= time.monotonic() - start
+        if number + 1 >= pace.openings and (left < 0 or all_settled(rounds, pairs, pace, seed)):
+            break
+    return rounds
 
 
 def interleave(
@@ -46,20 +100,18 @@ def interleave(
     pairs: Sequence[tuple[str, str]],
     pace: Pace,
     seed: int,
-    on_round: Callable[[int], None] = lambda done: None,
 ) -> Rounds:
-    """Time all candidates until every (baseline, candidate) pair is settled or the pace ends.
+    """One opening: time all until every (baseline, candidate) pair is settled or the pace ends.
 
     A candidate whose process fails is left out from then on; its error is in ``failed``.
     """
-    rounds = Rounds({name: [] for name in candidates}, {name: [] for name in candidates})
+    rounds = Rounds({name: [[]] for name in candidates}, {name: [] for name in candidates})
     alive = [name for name in candidates if attempt(candidates[name].warm, name, rounds)]
     block_s = block_length(candidates[name] for name in alive)
     order, until = random.Random(seed), time.monotonic() + pace.seconds
     for done in range(1, pace.most + 1):
         order.shuffle(alive)
         alive = [name for name in alive if one_block(candidates[name], name, rounds, block_s)]
-        on_round(done)
         if done >= pace.least and time.monotonic() > until:
             break
         if done >= pace.least and done % LOOK_EVERY == 0 and all_settled(rounds, pairs, pace, seed):
@@ -76,7 +128,7 @@ def block_length(candidates: Iterable[Candidate]) -> Seconds:
 def one_block(candidate: Candidate, name: str, rounds: Rounds, block_s: Seconds) -> bool:
     def block() -> None:
         answer = candidate.time(block_s)
-        rounds.blocks_s[name].append(answer["mean_s"])
+        rounds.blocks_s[name][-1].append(answer["mean_s"])
         rounds.samples_s[name] += answer["samples_s"]
 
     return attempt(block, name, rounds)
@@ -92,8 +144,6 @@ def attempt(action: Callable[[], None], name: str, rounds: Rounds) -> bool:
 
 
 def all_settled(rounds: Rounds, pairs: Sequence[tuple[str, str]], pace: Pace, seed: int) -> bool:
-    known = [pair for pair in pairs if not {*pair} & {*rounds.failed}]
-    return all(
-        settled(speed_ratio(rounds.blocks_s[base], rounds.blocks_s[name], seed=seed), pace.half_width)
-        for base, name in known
-    )
+    timed = rounds.blocks_s.keys() - rounds.failed.keys()
+    known = [pair for pair in pairs if timed.issuperset(pair)]
+    return all(settled(rounds.ratio(base, name, seed), pace.half_width) for base, name in known)

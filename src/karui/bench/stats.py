@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +13,14 @@ from karui.errors import MeasureFailed
 from karui.measurement import Ratio, Speed
 from karui.units import Seconds
 
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
 RESAMPLES = 2000
-# Two processes running the same file differ by up to about 1 % from where their memory happens to
-# lie; a smaller difference than this says nothing about the artifacts and is never claimed. A copy 5 %
-# slower (0.952) with an interval of +-2 % ends at 0.971 and is found: 0.985 or less is claimed.
+# Student's t, 97.5 %, for 1, 2, ... degrees of freedom
+STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+# A few openings do not show how far two processes that run the same file can lie apart; a smaller
+# difference than this is never claimed. A copy 5 % slower (0.952) with an interval of +-2 % ends at 0.971
+# and is found: 0.985 or less is claimed.
 RESOLUTION = 0.015
 LEAST_ROUNDS = 6  # with five, even the whole range holds the median in less than 95 % of cases
 LAGS = 20  # rounds over which noise is remembered
@@ -22,34 +28,90 @@ P99_FROM = 1000  # a p99 from fewer samples is fiction
 
 
 def speed_ratio(
-    baseline_rounds_s: Sequence[Seconds],
-    candidate_rounds_s: Sequence[Seconds],
+    baseline_s: Sequence[Sequence[Seconds]],
+    candidate_s: Sequence[Sequence[Seconds]],
     *,
     seed: int = 0,
     against: str = "",
 ) -> Ratio:
     """How many times faster the candidate is: the median over rounds of baseline / candidate.
 
-    The 95 % interval is the wider of two on log ratios: a moving-block bootstrap (Kuensch 1989), and
-    the sign test's interval of a median; both allow for noise that comes in bursts. Below 6 rounds the
-    interval is the range and nothing is claimed. MeasureFailed without a round, or for a time that is
-    not positive; rounds that only one of them ran are left out.
+    Each argument holds one list of round times per opening of the artifacts; the ratio is the mean over
+    openings, on logs. The 95 % interval is the wider of two: how well the rounds of all openings know
+    their median (``of_median``), and Student's interval of the openings' medians, since where a process
+    happens to lie in memory shifts all of its rounds alike. Below 6 rounds nothing is claimed.
+    MeasureFailed without a round, or for a time that is not positive; rounds and openings that only one
+    of them ran are left out.
     """
-    count = min(len(baseline_rounds_s), len(candidate_rounds_s))
-    times = np.asarray([baseline_rounds_s[:count], candidate_rounds_s[:count]], np.float64)
-    if not count or not (np.isfinite(times).all() and (times > 0).all()):
-        raise MeasureFailed("no speed-up can be given", why="a round's time is missing or not positive")
-    logs = np.log(times[0] / times[1])
-    memory = correlation(logs)
-    low, high = np.percentile(resampled_medians(logs, memory, seed), [2.5, 97.5])
-    ordered, rank = np.sort(logs), lowest_rank(count, memory)
-    low, high = min(low, ordered[rank]), max(high, ordered[count - 1 - rank])
-    ratio, least, most = (float(x) for x in np.exp([np.median(logs), low, high]))
-    found = verdict(least, most) if count >= LEAST_ROUNDS else "no measurable difference"
+    openings = [log_ratios(one, other) for one, other in zip(baseline_s, candidate_s)]
+    if not openings:
+        raise MeasureFailed("no speed-up can be given", why="no opening was timed")
+    centre = float(np.mean([np.median(logs) for logs in openings]))
+    pooled = np.concatenate(openings)
+    low, high = of_median(pooled, seed)
+    reach = between(openings)
+    low, high = (
+        min(centre + low - np.median(pooled), centre - reach),
+        max(centre + high - np.median(pooled), centre + reach),
+    )
+    ratio, least, most = (float(x) for x in np.exp([centre, low, high]))
+    found = verdict(least, most) if len(pooled) >= LEAST_ROUNDS else "no measurable difference"
     return Ratio(ratio, least, most, found, against)
 
 
-def correlation(logs: np.ndarray[Any, Any]) -> float:
+def log_ratios(baseline_s: Sequence[Seconds], candidate_s: Sequence[Seconds]) -> Floats:
+    """Logarithms of baseline / candidate, one a round."""
+    count = min(len(baseline_s), len(candidate_s))
+    times = np.asarray([baseline_s[:count], candidate_s[:count]], np.float64)
+    if not count or not (np.isfinite(times).all() and (times > 0).all()):
+        raise MeasureFailed("no speed-up can be given", why="a round's time is missing or not positive")
+    return np.asarray(np.log(times[0] / times[1]))
+
+
+def between(openings: Sequence[Floats]) -> float:
+    """Half of Student's 95 % interval of the openings' medians; 0 for one opening, which cannot tell."""
+    count = len(openings)
+    if count < 2:
+        return 0.0
+    spread = float(np.std([np.median(logs) for logs in openings], ddof=1))
+    return STUDENT[min(count - 2, len(STUDENT) - 1)] * spread / math.sqrt(count)
+
+
+def spread_of_openings(
+    baseline_s: Sequence[Sequence[Seconds]], candidate_s: Sequence[Sequence[Seconds]]
+) -> float:
+    """Standard deviation, on logs, of the ratio from one opening to the next; NaN for a single one."""
+    medians = [np.median(log_ratios(one, other)) for one, other in zip(baseline_s, candidate_s)]
+    return float(np.std(medians, ddof=1)) if len(medians) > 1 else math.nan
+
+
+def widened(ratio: Ratio, spread: float) -> Ratio:
+    """A ratio of one opening, allowing for the spread between openings seen elsewhere in the session."""
+    logs = np.log([ratio.low, ratio.ratio, ratio.high])
+    low, high = (
+        logs[1] - np.hypot(logs[1] - logs[0], 1.96 * spread),
+        logs[1] + np.hypot(logs[2] - logs[1], 1.96 * spread),
+    )
+    least, most = float(np.exp(low)), float(np.exp(high))
+    sure = ratio.verdict in ("faster", "slower")
+    return dataclasses.replace(
+        ratio, low=least, high=most, verdict=verdict(least, most) if sure else ratio.verdict
+    )
+
+
+def of_median(logs: Floats, seed: int) -> tuple[float, float]:
+    """The 95 % interval of a median of rounds.
+
+    The wider of two: a moving-block bootstrap (Kuensch 1989), and the sign test's; both allow for
+    noise that comes in bursts. Below 6 rounds it is the range.
+    """
+    memory = correlation(logs)
+    low, high = np.percentile(resampled_medians(logs, memory, seed), [2.5, 97.5])
+    ordered, rank = np.sort(logs), lowest_rank(len(logs), memory)
+    return float(min(low, ordered[rank])), float(max(high, ordered[len(logs) - 1 - rank]))
+
+
+def correlation(logs: Floats) -> float:
     """Of neighbouring rounds, 0 to 0.9: from how often both lie on the same side of the median.
 
     Signs do not mind outliers; sin(pi r / 2) turns theirs into that of the values (Sheppard 1899). Short
@@ -73,7 +135,7 @@ def lowest_rank(count: int, memory: float) -> int:
     return max(0, int(np.floor(count / 2 - reach)))
 
 
-def resampled_medians(logs: np.ndarray[Any, Any], memory: float, seed: int) -> np.ndarray[Any, Any]:
+def resampled_medians(logs: Floats, memory: float, seed: int) -> Floats:
     """Medians of ``RESAMPLES`` series put together from random runs of neighbouring rounds.
 
     The runs are as long as suits that correlation (Andrews 1991), at most a third of the series.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
+from karui.cli.options import declare_json
 from karui.errors import UsageError
 
 
@@ -13,6 +15,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="run folder (its best is taken) or artifact folder")
     parser.add_argument("--to", type=Path, required=True, help="new folder, or a file ending in .zip")
     parser.add_argument("--bare", action="store_true", help="leave karui's manifest out")
+    declare_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         left_out = shutil.ignore_patterns(MANIFEST) if args.bare else None
         shutil.copytree(artifact.folder, args.to, ignore=left_out)
-    print(args.to)
+    print(json.dumps({"schema": "karui.export/1", "path": str(args.to)}) if args.json else args.to)
     return 0
 
 

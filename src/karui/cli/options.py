@@ -93,9 +93,12 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
     from karui.units import parse_seconds
 
     paces = {
-        "quick": (Pace(least=10, most=40, seconds=2.0), Pace(least=20, most=80, seconds=8.0)),
-        "normal": (Pace(), Pace(least=25, most=200, seconds=25.0)),
-        "thorough": (Pace(least=30, most=400, seconds=60.0), Pace(least=60, most=1000, seconds=180.0)),
+        "quick": (Pace(least=10, most=40, seconds=2.0), Pace(least=20, most=80, seconds=6.0, openings=3)),
+        "normal": (Pace(), Pace(least=25, most=200, seconds=25.0, openings=5)),
+        "thorough": (
+            Pace(least=30, most=400, seconds=60.0),
+            Pace(least=60, most=1000, seconds=180.0, openings=10),
+        ),
     }
     trial, final = paces[options["pace"]]
     return Settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,12 +33,14 @@ def run(args: argparse.Namespace) -> int:
 def show_artifact(path: Path, as_json: bool) -> int:
     from karui.artifact import open_artifact
 
-    artifact = open_artifact(path)
-    facts = asdict(artifact) | {"folder": str(path), "size_bytes": artifact.size_bytes}
+    with tempfile.TemporaryDirectory() as scratch:
+        artifact = open_artifact(path, Path(scratch))
+        size_bytes = artifact.size_bytes
+    facts = asdict(artifact) | {"folder": str(path), "size_bytes": size_bytes}
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
         return 0
-    print(f"{artifact.recipe}: {artifact.size_bytes} bytes, files as recorded")
+    print(f"{artifact.recipe}: {size_bytes} bytes, files as recorded")
     for port in (*artifact.signature.inputs, *artifact.signature.outputs):
         shape = "x".join("batch" if size is None else str(size) for size in port.shape)
         print(f"  {port.name}: {port.dtype} {shape}")

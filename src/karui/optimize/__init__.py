@@ -45,7 +45,7 @@ class Settings:
     recipes: tuple[str, ...] = ()
     stop_at: float | None = None
     pace: Pace = Pace()
-    final: Pace = Pace(least=25, most=200, seconds=25.0)
+    final: Pace = Pace(least=25, most=200, seconds=25.0, openings=5)
     limits: Limits = Limits()
     seed: int = 0
     command: str = ""
@@ -122,9 +122,9 @@ def enough(job: Job, trials: Sequence[Trial], settings: Settings, start: float) 
     """Why to stop trying before the list ends, or an empty string."""
     limit = job.budget.time_s
     if limit is not None and trials and time.monotonic() - start > 0.8 * limit:
-        return "not tried: the time was up"
+        return "the time was up"
     met = goal_met(trials, trial_id_of_baseline(job), settings.stop_at)
-    return f"not tried: {met.id} met the goal of {settings.stop_at:g}x" if met else ""
+    return f"{met.id} met the goal of {settings.stop_at:g}x" if met else ""
 
 
 def wanted_recipes(target: Target, settings: Settings) -> list[Recipe]:

@@ -10,9 +10,8 @@ from typing import Any
 
 from karui import score as scores
 from karui.artifact import Artifact, load_artifact, unpack
-from karui.bench.candidate import Candidate
-from karui.bench.rounds import Pace, interleave
-from karui.bench.stats import speed_ratio
+from karui.bench.candidate import Candidate, Opened
+from karui.bench.rounds import Pace, session
 from karui.bench.verify import Expected, verify
 from karui.budget import judge
 from karui.data import open_arrays
@@ -24,6 +23,7 @@ from karui.process import Limits
 from karui.structure import unflatten
 
 AGREEMENT_MARGIN = 0.02  # splits differ by chance
+PACE = Pace(openings=3)
 SPEED_MARGIN = 0.05  # a lower speed-up counts only beyond this share and beyond both intervals
 
 
@@ -104,7 +104,7 @@ def run_checks(artifact: Artifact, records: Records, *, speed: bool) -> list[Che
         checks = list(verify(candidate, expected, trial["precision"], batch).checks)
         checks += score_checks(candidate, records)
         if speed and trial["speedup"] and trial["speedup"]["verdict"] != "baseline":
-            checks.append(speed_check(candidate, records))
+            checks.append(speed_check(artifact, records))
     except KaruiError as error:
         return [Check("runs", False, error.line)]
     finally:
@@ -141,17 +141,19 @@ def score_checks(candidate: Candidate, records: Records) -> list[Check]:
     return [Check("score within the budget", found.verdict != "over", detail)]
 
 
-def speed_check(candidate: Candidate, records: Records) -> Check:
+def speed_check(artifact: Artifact, records: Records) -> Check:
     folder = records.home / "trials" / records.result["baseline"] / "artifact"
-    baseline = records.candidate(load_artifact(folder), "baseline")
-    try:
-        baseline.load()
-        rounds = interleave({"baseline": baseline, "now": candidate}, [("baseline", "now")], Pace(), seed=0)
-    finally:
-        baseline.close()
+    original = load_artifact(folder)
+    with Opened() as opened:
+
+        def both() -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
+            pair = {"baseline": original, "now": artifact}
+            return opened.again({name: records.candidate(one, name) for name, one in pair.items()})
+
+        rounds = session(both, [("baseline", "now")], PACE, seed=0)
     for error in rounds.failed.values():
         raise error
-    now = speed_ratio(rounds.blocks_s["baseline"], rounds.blocks_s["now"], seed=0)
+    now = rounds.ratio("baseline", "now", seed=0)
     then = records.trial["speedup"]
     ok = now.high >= then["low"] * (1 - SPEED_MARGIN)
     detail = f"{now.ratio:.3g}x [{now.low:.3g}, {now.high:.3g}], recorded {then['ratio']:.3g}x"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from karui.artifact import Artifact
 from karui.bench.candidate import Candidate
 from karui.bench.rounds import Pace, Rounds, interleave
-from karui.bench.stats import speed_ratio
+from karui.bench.stats import percentiles
 from karui.bench.verify import Expected, verify
 from karui.budget import Budget, judge, judge_whole
 from karui.data import open_arrays
@@ -21,7 +21,7 @@ from karui.measurement import Measurement, Quality, Ratio, Timing, Trial
 from karui.optimize.home import check_room
 from karui.optimize.job import Job
 from karui.optimize.workshop import Workshop, digest
-from karui.recipe import Recipe
+from karui.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
     from karui.data import Array
@@ -136,8 +136,7 @@ def judged(
 
 
 def trial_id_of_baseline(job: Job) -> str:
-    precision, runtime = job.origin.baseline.split("@")
-    return f"{runtime}-{precision}"
+    return trial_id(parse_recipe(job.origin.baseline))
 
 
 def agreement(mine: Array, theirs: Array) -> float | None:
@@ -205,7 +204,8 @@ def baselines(job: Job, trial: Trial, trials: Sequence[Trial]) -> list[str]:
 def timing(candidate: Candidate, name: str, rounds: Rounds) -> Timing:
     return Timing(
         samples_s=tuple(rounds.samples_s[name]),
-        rounds_s=tuple(rounds.blocks_s[name]),
+        rounds_s=tuple(block for opening in rounds.blocks_s[name] for block in opening),
+        openings=len(rounds.blocks_s[name]),
         load_s=candidate.load_s,
         first_call_s=candidate.first_call_s,
         peak_memory_bytes=candidate.peak_memory_bytes,
@@ -218,7 +218,7 @@ def ratio(rounds: Rounds, base: str, name: str, seed: int) -> Ratio | None:
         return Ratio(1.0, 1.0, 1.0, "baseline", base)
     if base not in rounds.blocks_s or base in rounds.failed:
         return None
-    return speed_ratio(rounds.blocks_s[base], rounds.blocks_s[name], seed=seed, against=base)
+    return rounds.ratio(base, name, seed)
 
 
 def decide(measured: Measurement, job: Job, trials: Sequence[Trial]) -> tuple[str, str]:
@@ -249,7 +249,7 @@ def against_limits(measured: Measurement, budget: Budget) -> str:
     size, latency = budget.max_size_bytes, budget.max_latency_s
     if size is not None and measured.size_bytes > size:
         return "larger than the size limit"
-    if latency is not None and measured.timing and median(measured.timing.samples_s) > latency:
+    if latency is not None and measured.timing and percentiles(measured.timing.samples_s)["p50"] > latency:
         return "slower than the latency limit"
     return ""
 
@@ -264,7 +264,3 @@ def worth(measured: Measurement, speed: Ratio, trials: Sequence[Trial]) -> tuple
     if same is not None and same.verdict == "slower":
         return "kept", "within budget; slower here than FP32 in the same runtime"
     return "kept", "within budget"
-
-
-def median(samples: Sequence[float]) -> float:
-    return sorted(samples)[len(samples) // 2]

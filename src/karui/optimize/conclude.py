@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from karui.bench.rounds import Pace, Rounds, interleave
-from karui.bench.stats import percentiles, speed_ratio
+from karui.bench.rounds import Pace, Rounds, session
+from karui.bench.stats import percentiles, spread_of_openings, widened
 from karui.errors import KaruiError
 from karui.measurement import Quality, Trial
 from karui.optimize.attempt import COMPILED, quality, ratio, timing, trial_id_of_baseline
@@ -69,11 +71,36 @@ def joint(
     eager, usable = trial_id_of_baseline(workshop.job), {t.id for t in by_latency(trials)}
     same = [f"{trial.runtime}-fp32" for trial in trials if trial.id in finalists]
     wanted = [n for n in dict.fromkeys([eager, COMPILED, *same, *finalists]) if n in usable]
-    together, failed = workshop.baselines(wanted)
-    pairs = [(eager, name) for name in together if name != eager and eager in together]
-    rounds = interleave(together, pairs, pace, workshop.job.seed)
-    rounds.failed |= failed
-    return rounds, [renewed(workshop, trial, rounds) if trial.id in wanted else trial for trial in trials]
+    pairs = [(eager, name) for name in wanted if name != eager]
+    rounds = session(lambda: workshop.anew(wanted), pairs, pace, workshop.job.seed)
+    spread = typical_spread(rounds, pairs)
+    return rounds, [
+        renewed(workshop, trial, rounds) if trial.id in wanted else allowing_for(trial, spread)
+        for trial in trials
+    ]
+
+
+def typical_spread(rounds: Rounds, pairs: Sequence[tuple[str, str]]) -> float:
+    """Root mean square, over the finalists, of how far a ratio moves between openings; 0 if unknown."""
+    timed = rounds.blocks_s.keys() - rounds.failed.keys()
+    known = [pair for pair in pairs if timed.issuperset(pair)]
+    found = [spread_of_openings(rounds.blocks_s[base], rounds.blocks_s[name]) for base, name in known]
+    squares = [spread**2 for spread in found if not math.isnan(spread)]
+    return math.sqrt(statistics.fmean(squares)) if squares else 0.0
+
+
+def allowing_for(trial: Trial, spread: float) -> Trial:
+    """A trial that was opened once keeps its ratios, in intervals as wide as the finalists teach."""
+    found = trial.measurement
+    if found is None:
+        return trial
+    wide = dataclasses.replace(
+        found,
+        speedup=found.speedup and widened(found.speedup, spread),
+        speedup_compiled=found.speedup_compiled and widened(found.speedup_compiled, spread),
+        speedup_same_runtime=found.speedup_same_runtime and widened(found.speedup_same_runtime, spread),
+    )
+    return dataclasses.replace(trial, measurement=wide)
 
 
 def renewed(workshop: Workshop, trial: Trial, rounds: Rounds) -> Trial:
@@ -108,8 +135,7 @@ def ranked(finalists: Sequence[Trial], rounds: Rounds, seed: int) -> list[Trial]
 def slower(rounds: Rounds, fastest: str, name: str, seed: int) -> bool:
     if name == fastest:
         return False
-    found = speed_ratio(rounds.blocks_s[fastest], rounds.blocks_s[name], seed=seed)
-    return found.verdict == "slower"
+    return rounds.ratio(fastest, name, seed).verdict == "slower"
 
 
 def confirm(

@@ -36,6 +36,7 @@ def trial_json(trial: Trial, batch: int) -> dict[str, Any]:
         "quality": dict_or_none(found and found.quality),
         "executed": dict(found.executed) if found else None,
         "verification": asdict(found.verification) if found else None,
+        "openings": timing.openings if timing else None,
         "samples_s": thin(timing.samples_s) if timing else None,
         "log": trial.log,
         "artifact": trial.artifact,

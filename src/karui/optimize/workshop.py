@@ -13,7 +13,7 @@ from typing import Any
 
 from karui import host, runtimes, techniques
 from karui.artifact import Artifact, Signature, load_artifact, publish, save_artifact
-from karui.bench.candidate import Candidate
+from karui.bench.candidate import Candidate, Opened
 from karui.builder import request
 from karui.errors import BuildFailed, KaruiError, MeasureFailed, Unsupported, foreign
 from karui.graph.capture import capture
@@ -31,7 +31,7 @@ class Workshop:
         self.job, self.limits = job, limits
         self.child: Child | None = None
         self.captured: dict[str, tuple[Path, Signature]] = {}
-        self.open_candidates: dict[str, Candidate] = {}
+        self.opened = Opened()
 
     def __enter__(self) -> Workshop:
         return self
@@ -39,12 +39,11 @@ class Workshop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        children = [candidate.child for candidate in self.open_candidates.values()]
-        children += [self.child] if self.child else []
-        for child in children:  # all end at the same time; then each is waited for
-            child.hang_up()
-        for child in children:
-            child.close()
+        if self.child:
+            self.child.hang_up()
+        self.opened.close()
+        if self.child:
+            self.child.close()
 
     def build(self, recipe: Recipe, trial_id: str) -> Artifact:
         """Build the artifact of a trial; it appears under its final name when it is whole."""
@@ -111,16 +110,20 @@ class Workshop:
 
     def open(self, artifact: Artifact) -> Candidate:
         """A fresh worker for ``artifact``, loaded and ready."""
-        target = self.job.target
-        batch = target.batch if artifact.signature.dynamic_batch else artifact.signature.batch
-        home = artifact.folder.parent
-        candidate = Candidate(artifact, self.job.data, home, batch, target.threads, self.limits)
+        candidate = self.worker(artifact)
         try:
             candidate.load()
         except BaseException:
             candidate.close()
             raise
         return candidate
+
+    def worker(self, artifact: Artifact) -> Candidate:
+        """A fresh worker that has loaded nothing yet."""
+        target = self.job.target
+        batch = target.batch if artifact.signature.dynamic_batch else artifact.signature.batch
+        home = artifact.folder.parent
+        return Candidate(artifact, self.job.data, home, batch, target.threads, self.limits)
 
     @contextmanager
     def measured(self, artifact: Artifact, trial_id: str) -> Iterator[Candidate]:
@@ -129,29 +132,41 @@ class Workshop:
         try:
             yield candidate
             if candidate.call_s and trial_id.endswith("-fp32"):
-                self.open_candidates[trial_id] = candidate
+                self.opened.now[trial_id] = candidate
         finally:
-            if self.open_candidates.get(trial_id) is not candidate:
+            if self.opened.now.get(trial_id) is not candidate:
                 candidate.close()
 
     def baseline(self, trial_id: str) -> Candidate:
         """The worker of an earlier trial, opened once and kept; a dead one is opened again."""
-        known = self.open_candidates.get(trial_id)
-        if known is None or known.child.process.poll() is not None:
-            artifact = load_artifact(self.job.folder / "trials" / trial_id / "artifact")
-            self.open_candidates[trial_id] = self.open(artifact)
-        return self.open_candidates[trial_id]
+        opened, failed = self.baselines([trial_id])
+        if failed:
+            raise failed[trial_id]
+        return opened[trial_id]
 
     def baselines(self, trial_ids: Sequence[str]) -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
         """The workers of earlier trials, and why others would not open a second time."""
-        opened: dict[str, Candidate] = {}
+        known = self.opened.now
+        alive = {n: known[n] for n in trial_ids if n in known and known[n].child.process.poll() is None}
+        fresh, failed = self.fresh([name for name in trial_ids if name not in alive])
+        found, refused = self.opened.add(fresh)
+        return alive | found, failed | refused
+
+    def anew(self, trial_ids: Sequence[str]) -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
+        """The same in fresh processes; whatever was open is closed."""
+        self.opened.close()
+        return self.baselines(trial_ids)
+
+    def fresh(self, trial_ids: Sequence[str]) -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
+        """Workers of earlier trials that have loaded nothing yet, and why others have none."""
+        made: dict[str, Candidate] = {}
         failed: dict[str, KaruiError] = {}
         for name in trial_ids:
             try:
-                opened[name] = self.baseline(name)
+                made[name] = self.worker(load_artifact(self.job.folder / "trials" / name / "artifact"))
             except KaruiError as error:
                 failed[name] = error
-        return opened, failed
+        return made, failed
 
 
 def digest(text: str) -> str:
