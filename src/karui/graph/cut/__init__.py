@@ -1,0 +1,184 @@
+"""Removing units for good: plan, verify on copies, and only then give the result. The model given is never changed.
+
+The reference is exact: with every parameter of the removed units set to zero, the uncut model must answer what the cut
+one answers, up to float rounding, for several inputs and batch sizes. A cut that fails is taken apart until the units
+that spoil it are found; these stay, with the reason.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from karui.errors import KaruiError, Unsupported, foreign
+from karui.graph.capture import Flat
+from karui.graph.cut.edits import Edit, edits
+from karui.graph.cut.in_graph import cut_graph
+from karui.graph.cut.in_module import cut_module, stored
+from karui.graph.cut.shapes import Gone, gone_of, kept
+from karui.graph.trace import ROOT
+from karui.graph.units import Units
+
+if TYPE_CHECKING:
+    from karui.data import Arrays
+
+TOLERANCE = 1e-5  # largest difference over largest answer, in float32
+CHECKED_ROWS = (2, 3)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """``form``: "module" (the user's own class) or "graph" (the exported graph, rewritten, fixed in eval mode).
+
+    error: largest relative difference to the masked model. positions: path of a stored tensor -> for each
+    axis that lost something, the positions it kept (a table where rows kept different ones).
+    dropped: class -> why it was not removed after all.
+    """
+
+    model: nn.Module
+    form: str
+    error: float
+    removed: frozenset[int]
+    positions: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[int, str] = field(default_factory=dict)
+
+
+def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arrays: Arrays) -> Cut:
+    """Remove the units of all ``bundles`` (sets of classes that may go by themselves) from a copy of ``model``.
+
+    ``model`` is in eval mode; ``units`` were found on it. arrays: example inputs to verify with.
+    """
+    checks = [units.trace.inputs(shifted(arrays, rows), rows) for rows in CHECKED_ROWS]
+    good, dropped = sift(model, units, list(bundles), checks)
+    if not good:
+        return Cut(copy.deepcopy(model), "module", 0.0, frozenset(), {}, dropped)
+    removed = frozenset().union(*good)
+    made, form, error = attempt(model, units, removed, checks)
+    positions = kept_positions(model, units, gone_of(units.classes, removed))
+    return Cut(made, form, error, removed, positions, dropped)
+
+
+def shifted(arrays: Arrays, rows: int) -> Arrays:
+    """Other samples for another batch size, where there are others."""
+    return {
+        name: array[rows % max(len(array), 1) :] if len(array) > rows else array
+        for name, array in arrays.items()
+    }
+
+
+def sift(
+    model: nn.Module, units: Units, bundles: list[Collection[int]], checks: Sequence[tuple[Tensor, ...]]
+) -> tuple[list[Collection[int]], dict[int, str]]:
+    """The bundles that can be removed together, and why others cannot: halves are tried until they are found."""
+    if not bundles:
+        return [], {}
+    if not (why := refusal(model, units, bundles, checks)):
+        return bundles, {}
+    if len(bundles) == 1:
+        return [], dict.fromkeys(bundles[0], why)
+    middle = len(bundles) // 2
+    left, dropped = sift(model, units, bundles[:middle], checks)
+    right, more = sift(model, units, bundles[middle:], checks)
+    dropped |= more
+    if left and right and (why := refusal(model, units, [*left, *right], checks)):
+        for bundle in right if len(right) <= len(left) else left:
+            dropped |= dict.fromkeys(bundle, f"together with others: {why}")
+        return (left if len(right) <= len(left) else right), dropped
+    return [*left, *right], dropped
+
+
+def refusal(
+    model: nn.Module, units: Units, bundles: Sequence[Collection[int]], checks: Sequence[tuple[Tensor, ...]]
+) -> str:
+    """Why these bundles cannot be removed together; empty when they can."""
+    try:
+        attempt(model, units, frozenset().union(*bundles), checks)
+    except KaruiError as error:
+        return error.line
+    return ""
+
+
+def attempt(
+    model: nn.Module, units: Units, removed: Collection[int], checks: Sequence[tuple[Tensor, ...]]
+) -> tuple[nn.Module, str, float]:
+    """The cut model, verified: the user's own class if its code allows it, else the rewritten graph."""
+    gone = gone_of(units.classes, removed)
+    with foreign(Unsupported, "the sizes that stay do not fit together"):
+        changes = edits(units, gone)
+    wanted = [answers(masked(model, units, gone), units, given) for given in checks]
+    try:
+        with foreign(Unsupported, "the module does not run with smaller tensors"):
+            made = cut_module(model, units, gone, changes)
+            return made, "module", verified(made, units, checks, wanted)
+    except Unsupported:
+        quietly = redirect_stderr(StringIO())  # torch.fx prints what it also raises
+        with foreign(Unsupported, "the graph does not run with smaller tensors"), quietly:
+            made = cut_graph(units, gone, changes)
+            return made, "graph", verified(made, units, checks, wanted)
+
+
+def masked(model: nn.Module, units: Units, gone: Gone) -> nn.Module:
+    """A copy with every stored number of the removed units set to zero."""
+    twin = copy.deepcopy(model)
+    for path, tensor in stored(twin):
+        labels = units.weights.get(ROOT + path)
+        if labels is None or not tensor.is_floating_point():
+            continue
+        for plane in labels.planes:
+            tensor.data.masked_fill_(gone.at(plane).to(tensor.device), 0.0)
+    return twin
+
+
+@torch.no_grad()
+def answers(model: nn.Module, units: Units, given: tuple[Tensor, ...]) -> list[Tensor]:
+    outputs = Flat(model, units.trace.signature)(*given)
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def verified(
+    made: nn.Module, units: Units, checks: Sequence[tuple[Tensor, ...]], wanted: Sequence[Sequence[Tensor]]
+) -> float:
+    """The largest relative difference; raises Unsupported when it is not rounding."""
+    worst = 0.0
+    for given, right in zip(checks, wanted):
+        for mine, theirs in zip(answers(made, units, given), right, strict=True):
+            if mine.shape != theirs.shape:
+                raise Unsupported(f"the cut model answers in another shape: {tuple(mine.shape)}")
+            worst = max(worst, relative(mine, theirs))
+    if not worst <= TOLERANCE:
+        raise Unsupported(f"the cut model answers differently: {worst:.1e} of the largest answer")
+    return worst
+
+
+def relative(mine: Tensor, theirs: Tensor) -> float:
+    if not theirs.numel():
+        return 0.0
+    if not theirs.is_floating_point():
+        return 0.0 if torch.equal(mine, theirs) else float("inf")
+    scale = max(float(theirs.abs().max()), 1e-12)
+    return float((mine - theirs).abs().max()) / scale
+
+
+def kept_positions(model: nn.Module, units: Units, gone: Gone) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, _ in stored(model):
+        labels = units.weights.get(ROOT + path)
+        left = kept(labels, gone) if labels is not None else None
+        if left is None or not left.changed:
+            continue
+        axes: dict[str, Any] = {
+            str(axis): mask.nonzero().reshape(-1).tolist()
+            for axis, mask in enumerate(left.keep)
+            if not mask.all()
+        }
+        if left.rows is not None:
+            axes[f"rows {left.ragged}"] = left.rows.tolist()
+        found[path] = axes
+    return found

@@ -1,0 +1,138 @@
+"""The cut in the user's own module: smaller tensors in the same places, and its attributes brought up to date."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from karui.graph.cut.edits import Edit, literal_changes
+from karui.graph.cut.shapes import Gone, kept
+from karui.graph.trace import ROOT, module_of
+from karui.graph.units import Units
+
+CONVS = (nn.modules.conv._ConvNd,)
+
+
+def cut_module(model: nn.Module, units: Units, gone: Gone, changes: Mapping[str, Edit]) -> nn.Module:
+    """A copy of ``model`` with its tensors cut; what its code then computes has to be verified."""
+    twin = copy.deepcopy(model)
+    cut_tensors(twin, units, gone)
+    for path, module in twin.named_modules():
+        update_attributes(module, groups_after(path, units, changes))
+    nodes = {node.name: node for node in units.trace.graph.graph.nodes}
+    set_literals(twin, {nodes[name]: edit for name, edit in changes.items()})
+    return twin
+
+
+def cut_tensors(twin: nn.Module, units: Units, gone: Gone) -> None:
+    """Every stored tensor that loses something; tied ones stay tied."""
+    done: dict[int, Tensor] = {}
+    for path, tensor in stored(twin):
+        labels = units.weights.get(ROOT + path)
+        if labels is None:
+            continue
+        left = kept(labels, gone)
+        if left.changed:
+            replace(twin, path, done.setdefault(id(tensor), smaller(tensor, left.take(tensor.detach()))))
+
+
+def stored(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers under every name they have."""
+    return [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+
+
+def smaller(old: Tensor, new: Tensor) -> Tensor:
+    new = new.clone(memory_format=torch.preserve_format)
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def replace(model: nn.Module, path: str, tensor: Tensor) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(model.get_submodule(owner), name, tensor)
+
+
+def groups_after(path: str, units: Units, changes: Mapping[str, Edit]) -> int | None:
+    """The number of groups that this module's convolution or group norm has afterwards, if it changes."""
+    for node in units.trace.graph.graph.nodes:
+        edit = changes.get(node.name)
+        if edit is None or module_of(node) != path:
+            continue
+        if "conv" in str(node.target):
+            return int(edit.kwargs.get("groups") or edit.args.get(6, 0)) or None
+        if "group_norm" in str(node.target):
+            return int(edit.args[1])
+    return None
+
+
+def update_attributes(module: nn.Module, groups: int | None) -> None:
+    """Of the layers that PyTorch brings."""
+    if isinstance(module, CONVS):
+        module.groups = groups or module.groups
+        rows, columns = module.weight.shape[:2]
+        sizes = (columns * module.groups, rows)
+        if module.transposed:
+            sizes = (rows, columns * module.groups)
+        module.in_channels, module.out_channels = sizes
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        known = module.weight if module.weight is not None else module.running_mean
+        module.num_features = len(known) if known is not None else module.num_features
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = groups or module.num_groups
+        module.num_channels = len(module.weight) if module.weight is not None else module.num_channels
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.RNNBase):
+        update_recurrent(module)
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+
+
+def update_recurrent(module: nn.RNNBase) -> None:
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    first: Any = module.weight_hh_l0
+    outer: Any = module.weight_ih_l0
+    module.hidden_size = first.shape[0] // gates
+    module.input_size = outer.shape[1]
+    module.proj_size = first.shape[1] if module.proj_size else 0
+
+
+def set_literals(twin: nn.Module, changes: Mapping[Node, Edit]) -> None:
+    """Sizes that a module of the user's keeps as attributes: the ones that its own operations have as numbers.
+
+    A guess that is checked like everything else: only where old and new agree in all of the module's operations.
+    """
+    wanted: dict[str, dict[int, set[int]]] = {}
+    for node, edit in changes.items():
+        for old, new in literal_changes(node, edit):
+            wanted.setdefault(module_of(node), {}).setdefault(old, set()).add(new)
+    for path, pairs in wanted.items():
+        module = twin.get_submodule(path)
+        if type(module).__module__.startswith("torch."):
+            continue
+        for name, value in vars(module).items():
+            if name.startswith("_") or isinstance(value, bool) or not isinstance(value, (int, tuple, list)):
+                continue
+            setattr(module, name, with_literals(value, pairs))
+
+
+def with_literals(value: Any, pairs: Mapping[int, set[int]]) -> Any:
+    if isinstance(value, (tuple, list)):
+        return (
+            type(value)([with_literals(part, pairs) for part in value])
+            if type(value) in (tuple, list)
+            else value
+        )
+    new = pairs.get(value, set()) if isinstance(value, int) and not isinstance(value, bool) else set()
+    return next(iter(new)) if len(new) == 1 else value

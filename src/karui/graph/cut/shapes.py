@@ -1,0 +1,115 @@
+"""What stays of a tensor when units go: per axis the kept positions, and where rows keep different ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from karui.errors import Unsupported
+from karui.graph.units.classes import Classes
+from karui.graph.units.labels import Labels, Plane, varying
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A set of removed classes, as a table over labels."""
+
+    table: Tensor
+
+    def at(self, plane: Plane) -> Tensor:
+        """Which elements of a plane go."""
+        return self.table[plane.clamp(min=0)] & (plane >= 0)
+
+
+def gone_of(classes: Classes, removed: Collection[int]) -> Gone:
+    roots = torch.tensor([classes.root(label) for label in range(len(classes.parent))], dtype=torch.int64)
+    chosen = torch.zeros(max(len(roots), 1), dtype=torch.bool)
+    chosen[torch.tensor(sorted(removed), dtype=torch.int64)] = True
+    return Gone(chosen[roots] if len(roots) else chosen)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """``keep[axis]``: which positions stay. ``rows``: a table of what stays along the axis ``ragged``, where
+    every row keeps equally many positions, but not the same ones."""
+
+    shape: tuple[int, ...]
+    keep: tuple[Tensor, ...]
+    rows: Tensor | None = None
+    ragged: int = -1
+
+    @property
+    def sizes(self) -> list[int]:
+        sizes = [int(mask.sum()) for mask in self.keep]
+        if self.rows is not None:
+            sizes[self.ragged] = int(self.rows.sum(self.ragged).max())
+        return sizes
+
+    @property
+    def changed(self) -> bool:
+        return tuple(self.sizes) != self.shape
+
+    def positions(self, axis: int) -> Tensor:
+        """New position of each old one along ``axis``; -1 for those that go."""
+        if axis == self.ragged and self.rows is not None:
+            raise Unsupported("an index along an axis whose rows keep different positions")
+        mask = self.keep[axis]
+        return torch.where(mask, mask.cumsum(0) - 1, -1)
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The kept part of ``tensor``."""
+        for axis, mask in enumerate(self.keep):
+            if not bool(mask.all()):
+                tensor = tensor.index_select(axis, mask.nonzero().reshape(-1).to(tensor.device))
+        if self.rows is None:
+            return tensor
+        rows = self.rows
+        for axis, mask in enumerate(self.keep):
+            if rows.shape[axis] > 1:
+                rows = rows.index_select(axis, mask.nonzero().reshape(-1))
+        order = torch.argsort(~rows, dim=self.ragged, stable=True).narrow(
+            self.ragged, 0, self.sizes[self.ragged]
+        )
+        sizes = list(tensor.shape)
+        sizes[self.ragged] = order.shape[self.ragged]
+        return tensor.gather(self.ragged, order.expand(sizes).to(tensor.device))
+
+
+def kept(labels: Labels, gone: Gone) -> Kept:
+    """Raises Unsupported when what stays is no rectangle."""
+    keep = [torch.ones(size, dtype=torch.bool) for size in labels.shape]
+    tables: list[Tensor] = []
+    for plane in labels.planes:
+        stays, axes = ~gone.at(plane), varying(plane)
+        for axis in axes:
+            others = [a for a in range(plane.ndim) if a != axis and plane.shape[a] > 1]
+            keep[axis] &= (stays.amax(others) if others else stays).reshape(-1)
+        if len(axes) > 1:
+            tables.append(stays)
+    if not all(bool(mask.any()) for mask in keep):
+        raise Unsupported("nothing would be left of an axis")
+    ragged = [(table, axis) for table in tables if (axis := ragged_axis(table, keep)) is not None]
+    if len({axis for _, axis in ragged}) > 1 or len(ragged) > 1:
+        raise Unsupported("two patterns of removal meet in one tensor")
+    if not ragged:
+        return Kept(labels.shape, tuple(keep))
+    table, axis = ragged[0]
+    return Kept(labels.shape, tuple(keep), table, axis)
+
+
+def ragged_axis(table: Tensor, keep: list[Tensor]) -> int | None:
+    """The axis along which rows keep different positions but equally many; None where all keep the same."""
+    left = table
+    for axis in range(table.ndim):
+        if table.shape[axis] > 1:
+            left = left.index_select(axis, keep[axis].nonzero().reshape(-1))
+    if bool(left.all()):
+        return None
+    for axis in reversed(varying(left)):
+        counts = left.sum(axis)
+        if int(counts.min()) == int(counts.max()) > 0:
+            return axis
+    raise Unsupported("rows would keep different numbers of units")

@@ -1,0 +1,95 @@
+"""Which units stand or fall together: a union-find over integer labels, and the rules between classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+FIXED = -1  # the label of an element that can never go
+
+
+@dataclass
+class Classes:
+    """Every label belongs to one class.
+
+    frozen: class -> why it stays. whole: a class that stands for whole rows of others (a head for its
+    channels): it goes exactly when all of one of its rows go, and then all rows do.
+    ragged: (rows, columns) of labels where every row must lose as many, or go as a whole.
+    """
+
+    parent: list[int] = field(default_factory=list)
+    frozen: dict[int, str] = field(default_factory=dict)
+    whole: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
+    rows_of: dict[tuple[int, ...], int] = field(default_factory=dict)
+    ragged: list[Tensor] = field(default_factory=list)
+
+    def new(self, count: int) -> Tensor:
+        """``count`` labels, each a class of its own."""
+        start = len(self.parent)
+        self.parent.extend(range(start, start + count))
+        return torch.arange(start, start + count)
+
+    def root(self, label: int) -> int:
+        while self.parent[label] != label:
+            self.parent[label] = self.parent[self.parent[label]]
+            label = self.parent[label]
+        return label
+
+    def find(self, labels: Tensor) -> Tensor:
+        """The class of each label; ``FIXED`` stays."""
+        unique, back = torch.unique(labels, return_inverse=True)
+        roots = torch.tensor([FIXED if x < 0 else self.root(x) for x in unique.tolist()], dtype=torch.int64)
+        return roots[back]
+
+    def unify(self, one: Tensor, other: Tensor, why: str) -> None:
+        """Element by element; what meets a fixed element is frozen with that reason."""
+        one, other = torch.broadcast_tensors(one, other)
+        pairs = torch.unique(torch.stack([one.reshape(-1), other.reshape(-1)]), dim=1)
+        for a, b in pairs.T.tolist():
+            if a >= 0 and b >= 0:
+                self.join(a, b)
+            elif a != b:
+                self.freeze_one(max(a, b), why)
+
+    def join(self, a: int, b: int) -> None:
+        a, b = self.root(a), self.root(b)
+        if a == b:
+            return
+        keep, gone = min(a, b), max(a, b)
+        self.parent[gone] = keep
+        if gone in self.frozen:
+            self.frozen.setdefault(keep, self.frozen.pop(gone))
+        if gone in self.whole:
+            self.whole.setdefault(keep, []).extend(self.whole.pop(gone))
+
+    def freeze(self, labels: Tensor, why: str) -> None:
+        for label in torch.unique(labels).tolist():
+            if label >= 0:
+                self.freeze_one(label, why)
+
+    def freeze_one(self, label: int, why: str) -> None:
+        self.frozen.setdefault(self.root(label), why)
+
+    def stands_for(self, rows: Tensor) -> Tensor:
+        """For (n, m) labels, n labels: each goes with its whole row. The same row gives the same label."""
+        return torch.tensor([self.row_label(row) for row in self.find(rows).tolist()], dtype=torch.int64)
+
+    def row_label(self, row: Sequence[int]) -> int:
+        members = tuple(sorted({label for label in row if label >= 0}))
+        if not members or len(members) == len(set(row)) == 1:
+            return members[0] if members else FIXED
+        if members not in self.rows_of:
+            label = int(self.new(1)[0])
+            self.rows_of[members] = label
+            self.whole[label] = [members]
+            if FIXED in row:
+                self.frozen[label] = "a part of it is fixed"
+        return self.rows_of[members]
+
+    def equal_rows(self, rows: Tensor) -> None:
+        """Demand that each row of (n, m) labels loses as many, or goes as a whole."""
+        if rows.shape[0] > 1 and rows.shape[1] > 1:
+            self.ragged.append(rows)

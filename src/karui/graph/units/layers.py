@@ -1,0 +1,146 @@
+"""Layers that are no products: norms, pooling, reductions, softmax, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from karui.graph.units.classes import Classes
+from karui.graph.units.labels import Labels, Plane, flat_rows, varying, without
+from karui.graph.units.merge import across, merge
+
+aten = torch.ops.aten
+
+SPATIAL = {
+    aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d,
+    aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_avg_pool3d, aten.adaptive_max_pool1d,
+    aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.max_pool2d_with_indices, aten.upsample_nearest1d,
+    aten.upsample_nearest2d, aten.upsample_nearest3d, aten._upsample_nearest_exact1d,
+    aten._upsample_nearest_exact2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_linear1d,
+    aten.upsample_trilinear3d, aten._upsample_bilinear2d_aa, aten.reflection_pad1d, aten.reflection_pad2d,
+    aten.replication_pad1d, aten.replication_pad2d, aten.reflection_pad3d, aten.replication_pad3d,
+}  # fmt: skip
+# sums over units of which some are zero: what is left out does not matter
+SUMS = {aten.sum, aten.linalg_vector_norm, aten.norm, aten.frobenius_norm}
+MEANS = {aten.mean}
+OTHER_REDUCTIONS = {
+    aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std, aten.var_mean, aten.logsumexp, aten.argmax,
+    aten.argmin, aten.prod, aten.any, aten.all, aten.median, aten.std_mean, aten.count_nonzero,
+}  # fmt: skip
+ALONG = {aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax, aten.cumsum, aten.cumprod, aten.sort,
+         aten.topk}  # fmt: skip
+
+
+def spatial(classes: Classes, x: Labels, value: Any, why: str) -> Any:
+    """Works on positions within a channel; the leading two axes keep their units."""
+    results = value if isinstance(value, (tuple, list)) else [value]
+    planes = []
+    for plane in x.planes:
+        axes = varying(plane)
+        if axes[0] > 1:
+            classes.freeze(plane, why)
+        else:
+            planes.append(across(classes, plane, [axis for axis in axes if axis > 1], why))
+    found = [Labels(tuple(result.shape), tuple(planes)) for result in results]
+    return found if isinstance(value, (tuple, list)) else found[0]
+
+
+def channel_norm(classes: Classes, x: Labels, weights: Sequence[Labels], why: str) -> Labels:
+    """Batch and instance norm: each channel (axis 1) by itself, with its own numbers."""
+    tail = len(x.shape) - 2
+    spread = [
+        Labels((1, *w.shape, *[1] * tail), tuple(p.reshape(1, -1, *[1] * tail) for p in w.planes))
+        for w in weights
+    ]
+    return merge(classes, [x, *spread], x.shape, why)
+
+
+def group_norm(classes: Classes, x: Labels, groups: int, weights: Sequence[Labels], why: str) -> Labels:
+    """Statistics are those of a group: all of its channels go, or none."""
+    merged = channel_norm(classes, x, weights, why)
+    for plane in merged.along(1):
+        if varying(plane) != (1,):
+            classes.freeze(plane, why)
+            continue
+        rows = plane.reshape(groups, -1)
+        classes.unify(rows[:, :1], rows, why)
+    return merged
+
+
+def axis_norm(
+    classes: Classes, x: Labels, ndim: int, weights: Sequence[Labels], why: str, *, exact: bool
+) -> Labels:
+    """Layer norm and RMS norm over the last ``ndim`` axes; removing units changes the statistics of the first."""
+    axes = set(range(len(x.shape) - ndim, len(x.shape)))
+    if not exact:
+        for plane in x.planes:
+            if axes & set(varying(plane)):
+                classes.freeze(plane, why)
+    return merge(classes, [x, *weights], x.shape, why)
+
+
+def reduce(classes: Classes, x: Labels, value: Any, axes: Sequence[int], why: str, *, sums: bool) -> Any:
+    """Labels along the axes that stay. Over units only a sum is possible; ``sums`` says it is one."""
+    ndim = len(x.shape)
+    gone = {axis % ndim for axis in axes} if axes else set(range(ndim))
+    planes = []
+    for plane in x.planes:
+        mine = set(varying(plane))
+        if not mine & gone:
+            planes.append(plane)
+        elif mine - gone:
+            planes.append(partly(classes, plane, gone, why, sums=sums))
+        elif not sums:
+            classes.freeze(plane, why)
+    results = value if isinstance(value, (tuple, list)) else [value]
+    found = [
+        Labels(tuple(result.shape), tuple(dropped(p, gone, result.ndim) for p in planes))
+        for result in results
+    ]
+    return found if isinstance(value, (tuple, list)) else found[0]
+
+
+def partly(classes: Classes, plane: Plane, gone: set[int], why: str, *, sums: bool) -> Plane:
+    """Reducing some axes of a table of units: in a sum a row may lose some, else it is one unit."""
+    axes = varying(plane)
+    if axes[-1] in gone and sums:
+        kept = [axis for axis in axes if axis not in gone]
+        labels = classes.stands_for(flat_rows(plane, kept))
+        return labels.reshape([plane.shape[a] if a in kept else 1 for a in range(plane.ndim)])
+    return across(classes, plane, [axis for axis in axes if axis in gone], why)
+
+
+def dropped(plane: Plane, gone: set[int], ndim: int) -> Plane:
+    """Without the reduced axes, unless the result keeps them with size 1."""
+    if plane.ndim == ndim:
+        return plane
+    return plane.reshape([size for axis, size in enumerate(plane.shape) if axis not in gone])
+
+
+def along(classes: Classes, x: Labels, axis: int, why: str) -> Labels:
+    """Softmax and the like: units along the axis see each other and stay; others ride on."""
+    for plane in x.along(axis):
+        classes.freeze(plane, why)
+    return without(x, axis)
+
+
+def embedding(classes: Classes, weight: Labels, indices: Labels, shape: Sequence[int], why: str) -> Labels:
+    """Rows stay, for any index may come; columns are units."""
+    planes = []
+    for plane in weight.planes:
+        if 0 in varying(plane):
+            classes.freeze(plane, why)
+        else:
+            planes.append(plane.reshape([1] * (len(shape) - 1) + [-1]))
+    return Labels(tuple(shape), tuple(planes))
+
+
+def weight_norm(classes: Classes, direction: Labels, size: Labels, why: str) -> Labels:
+    """g * v / |v|: a removed input of v is zero and does not change |v|."""
+    axes = {axis for axis, length in enumerate(size.shape) if length > 1}
+    inner = [plane for plane in direction.planes if not set(varying(plane)) & axes]
+    outer = Labels(direction.shape, tuple(p for p in direction.planes if set(varying(p)) & axes))
+    merged = merge(classes, [outer, size], direction.shape, why)
+    return Labels(direction.shape, (*merged.planes, *inner))
