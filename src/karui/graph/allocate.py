@@ -1,0 +1,125 @@
+"""How many units each group loses: the least damage to the answers for the multiplications that have to go.
+
+Damage is measured, not assumed: a group is pruned by itself, the layers that read it are refitted in closed form, and the
+answers are compared with the original's on part of the calibration data. No labels are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from karui.graph.compensate import relative_error, zero_out
+from karui.graph.consumers import Consumer, tensor_at
+from karui.graph.cut.shapes import gone_of
+from karui.graph.gram import solve
+from karui.graph.importance import Statistics, columns_of, readers_of
+from karui.graph.units import Units
+from karui.graph.units.groups import Group
+
+RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Curve:
+    """For one group: bundles in the order in which they go, and the damage after some counts of them.
+
+    counts: numbers of bundles, rising from 0. errors: relative squared error of the model's answers.
+    """
+
+    group: Group
+    bundles: tuple[frozenset[int], ...]
+    counts: tuple[int, ...]
+    errors: tuple[float, ...]
+
+    def removed(self, count: int) -> set[int]:
+        return set().union(*self.bundles[:count])
+
+
+def levels(count: int, shares: Sequence[float], most: int) -> tuple[int, ...]:
+    """Numbers of bundles to try; ``most`` may go at all."""
+    wanted = {min(most, round(share * count)) for share in shares}
+    return (0, *sorted(wanted - {0}))
+
+
+def curve(
+    units: Units,
+    original: GraphModule,
+    group: Group,
+    bundles: Sequence[frozenset[int]],
+    counts: Sequence[int],
+    found: Statistics,
+    data: Sequence[tuple[Tensor, ...]],
+) -> Curve:
+    """Measure what removing the first 0, ... of ``bundles`` does, each count by itself."""
+    graph, errors = units.trace.graph, [0.0]
+    kept = {path: tensor_at(graph, path).detach().clone() for path in units.weights}
+    for count in counts[1:]:
+        removed = set().union(*bundles[:count])
+        for consumer in readers_of(group, found.consumers):
+            take_over(graph, consumer, found, removed)
+        zero_out(graph, units, gone_of(units.classes, removed))
+        errors.append(relative_error(graph, original, data))
+        for path, tensor in kept.items():
+            tensor_at(graph, path).data.copy_(tensor)
+    return Curve(group, tuple(bundles), tuple(counts), rising(errors))
+
+
+def rising(errors: Sequence[float]) -> tuple[float, ...]:
+    """More removed cannot be better; what looks so is noise."""
+    found: list[float] = []
+    for error in errors:
+        found.append(max(error, found[-1] if found else 0.0))
+    return tuple(found)
+
+
+def take_over(graph: GraphModule, consumer: Consumer, found: Statistics, removed: set[int]) -> None:
+    """Refit one layer to its own outputs on the columns that stay, from second moments alone."""
+    if consumer.groups > 1:
+        return
+    moments, weight = found.moments[consumer.weight], tensor_at(graph, consumer.weight)
+    start = weight.data.flatten(1).double()
+    keep = torch.ones(len(moments.H[0]), dtype=torch.bool)
+    for label in removed:
+        keep[columns_of(consumer, graph, label)] = False
+    if moments.ones:
+        bias = tensor_at(graph, consumer.bias).data.double() if consumer.bias else start.new_zeros(len(start))
+        start = torch.cat([start, bias.unsqueeze(1)], 1)
+    new = solve(moments.H[0], moments.H[0] @ start.T, start.T, keep, RIDGE).T.float()
+    weight.data.copy_(new[:, : weight[0].numel()].reshape(weight.shape))
+    if consumer.bias is not None:
+        tensor_at(graph, consumer.bias).data.copy_(new[:, -1])
+
+
+def spend(
+    curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: float
+) -> Mapping[str, int]:
+    """Counts for every group, by name, so that ``cost`` falls to ``goal`` with the least summed damage.
+
+    Steepest descent: each step takes the group whose next levels give up most cost for the damage they add.
+    """
+    chosen = {one.group.name: 0 for one in curves}
+    removed: set[int] = set()
+    now = cost(removed)
+    while now > goal:
+        best: tuple[float, Curve, int, float] | None = None
+        for one in curves:
+            at = one.counts.index(chosen[one.group.name])
+            for next_at in range(at + 1, len(one.counts)):
+                after = cost(removed | one.removed(one.counts[next_at]))
+                if after >= now:
+                    continue
+                gained = now - max(after, goal)
+                price = (one.errors[next_at] - one.errors[at]) / gained
+                if best is None or price < best[0]:
+                    best = (price, one, one.counts[next_at], after)
+        if best is None:
+            break
+        _, one, count, now = best
+        chosen[one.group.name] = count
+        removed |= one.removed(count)
+    return chosen

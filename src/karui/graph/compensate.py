@@ -1,0 +1,203 @@
+"""Letting what stays take over from what goes: least squares, layer by layer, on inputs from the changed model.
+
+Targets are the original model's. Where a layer's result is added to a shortcut, the target is the original sum minus
+what the shortcut, already changed, delivers; so drift from earlier layers is made up for as well. No labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from karui.graph.consumers import (
+    Consumer,
+    find_consumers,
+    in_order,
+    inputs_of,
+    outputs_of,
+    tensor_at,
+    values_at,
+)
+from karui.graph.cut.shapes import Gone, kept
+from karui.graph.gram import Moments, fit
+from karui.graph.units import Units
+from karui.graph.units.labels import Labels
+
+SMALLEST_SCALE = 1e-3  # a norm that scales a channel by less than this cannot be inverted
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What a batch norm does to each channel in eval mode: x * scale + shift."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def affine(graph: GraphModule, consumer: Consumer) -> Affine | None:
+    if consumer.norm is None:
+        return None
+    weight, bias, mean, variance = (tensor_at(graph, str(part.target)) for part in norm_parts(consumer))
+    scale = weight / torch.sqrt(variance + consumer.norm.args[7])  # type: ignore[operator]
+    return Affine(scale.detach(), (bias - mean * scale).detach())
+
+
+def norm_parts(consumer: Consumer) -> Sequence[Any]:
+    assert consumer.norm is not None
+    return consumer.norm.args[1:5]
+
+
+def zero_out(graph: GraphModule, units: Units, gone: Gone) -> None:
+    """Set every stored number of the removed units to zero, in place."""
+    for path, labels in units.weights.items():
+        tensor = tensor_at(graph, path)
+        if tensor.is_floating_point():
+            for plane in labels.planes:
+                tensor.data.masked_fill_(gone.at(plane), 0.0)
+
+
+def compensate(
+    units: Units, original: GraphModule, gone: Gone, data: Sequence[tuple[Tensor, ...]]
+) -> list[str]:
+    """Refit, in place, every layer of ``units.trace.graph`` that the removal reaches; gives their weights' paths.
+
+    data: batches of flat inputs. original: the graph before anything was zeroed.
+    """
+    graph = units.trace.graph
+    changed = reached(units, gone)
+    done = []
+    for consumer in in_order(find_consumers(units), graph):
+        if consumer.source.name in changed or bool(gone.at(consumer.columns).any()):
+            refit(graph, original, consumer, gone, data)
+            done.append(consumer.weight)
+    zero_out(graph, units, gone)
+    return done
+
+
+def reached(units: Units, gone: Gone) -> set[str]:
+    """Names of the nodes whose values the removal changes."""
+    found: set[str] = set()
+    for node in units.trace.graph.graph.nodes:
+        labels = units.of(node)
+        stored = node.op == "get_attr" and isinstance(labels, Labels) and kept(labels, gone).changed
+        if stored or any(source.name in found for source in node.all_input_nodes):
+            found.add(node.name)
+    return found
+
+
+def refit(
+    graph: GraphModule,
+    original: GraphModule,
+    consumer: Consumer,
+    gone: Gone,
+    data: Sequence[tuple[Tensor, ...]],
+) -> None:
+    """One layer: new weights on the kept columns, and a new bias where it has a place for one."""
+    ones = consumer.bias is not None or consumer.norm is not None
+    halves = (Moments(ones), Moments(ones))
+    for number, inputs in enumerate(split_if_single(data)):
+        x, y = problem(graph, original, consumer, inputs)
+        halves[number % 2].add(inputs_of(consumer, x), outputs_of(consumer, y))
+    weight = tensor_at(graph, consumer.weight)
+    outputs = len(weight) // consumer.groups
+    keep_rows = ~gone.at(consumer.rows).reshape(consumer.groups, outputs) & invertible(graph, consumer).reshape(
+        consumer.groups, outputs
+    )
+    area = consumer.area(graph)
+    bias = bias_of(graph, consumer)
+    for group in range(consumer.groups):
+        columns = ~gone.at(consumer.columns[group]).repeat_interleave(area)
+        rows = slice(group * outputs, (group + 1) * outputs)
+        start = weight.data[rows].reshape(outputs, -1).T.double()
+        if ones:
+            columns = torch.cat([columns, torch.ones(1, dtype=torch.bool)])
+            start = torch.cat([start, bias[rows].double().unsqueeze(0)])
+        if not bool(columns.any()):
+            continue
+        new = fit(halves, group, start, columns).T.float()
+        chosen = keep_rows[group]
+        flat = weight.data[rows].reshape(outputs, -1)
+        flat[chosen] = new[chosen, : flat.shape[1]]
+        weight.data[rows] = flat.reshape(weight.data[rows].shape)
+        if ones:
+            bias[rows][chosen] = new[chosen, -1]
+    store_bias(graph, consumer, bias)
+
+
+def split_if_single(data: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """At least two batches, so that each half of the data has one."""
+    if len(data) != 1 or len(data[0][0]) < 2:
+        return list(data)
+    middle = len(data[0][0]) // 2
+    return [tuple(t[:middle] for t in data[0]), tuple(t[middle:] for t in data[0])]
+
+
+def problem(
+    graph: GraphModule, original: GraphModule, consumer: Consumer, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The layer's input in the changed model, and the output that would be right."""
+    source = consumer.source.name
+    if consumer.meets is None:
+        now = values_at(graph, inputs, {source})
+        return now[source], values_at(original, inputs, {consumer.node.name})[consumer.node.name]
+    total, other = consumer.meets
+    now = values_at(graph, inputs, {source, other.name})
+    wanted = values_at(original, inputs, {total.name})[total.name] - now[other.name]
+    return now[source], before_norm(graph, consumer, wanted)
+
+
+def before_norm(graph: GraphModule, consumer: Consumer, y: Tensor) -> Tensor:
+    """What has to go into the norm for ``y`` to come out."""
+    found = affine(graph, consumer)
+    if found is None:
+        return y
+    shape = (1, -1, *[1] * (y.ndim - 2))
+    scale = torch.where(found.scale.abs() < SMALLEST_SCALE, 1.0, found.scale)
+    return (y - found.shift.reshape(shape)) / scale.reshape(shape)
+
+
+def invertible(graph: GraphModule, consumer: Consumer) -> Tensor:
+    found = affine(graph, consumer)
+    if found is None or consumer.meets is None:
+        return torch.ones(len(tensor_at(graph, consumer.weight)), dtype=torch.bool)
+    return found.scale.abs() >= SMALLEST_SCALE
+
+
+def bias_of(graph: GraphModule, consumer: Consumer) -> Tensor:
+    """The layer's own bias, or zeros: a norm behind it can take one in."""
+    if consumer.bias is not None:
+        return tensor_at(graph, consumer.bias).detach().clone()
+    return torch.zeros(len(tensor_at(graph, consumer.weight)))
+
+
+def store_bias(graph: GraphModule, consumer: Consumer, bias: Tensor) -> None:
+    if consumer.bias is not None:
+        tensor_at(graph, consumer.bias).data.copy_(bias)
+    elif consumer.norm is not None:
+        found = affine(graph, consumer)
+        assert found is not None
+        tensor_at(graph, str(norm_parts(consumer)[1].target)).data.add_(found.scale * bias)
+
+
+def relative_error(
+    graph: GraphModule, original: GraphModule, data: Collection[tuple[Tensor, ...]]
+) -> float:
+    """Squared difference of the outputs over their variance around the mean, over all outputs."""
+    wrong = energy = 0.0
+    for inputs in data:
+        for mine, theirs in zip(flat_outputs(graph, inputs), flat_outputs(original, inputs), strict=True):
+            if theirs.is_floating_point():
+                wrong += float((mine - theirs).square().sum())
+                energy += float((theirs - theirs.mean(0, keepdim=True)).square().sum())
+    return wrong / max(energy, 1e-12)
+
+
+@torch.no_grad()
+def flat_outputs(graph: GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    outputs = graph(*inputs)
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]

@@ -1,0 +1,123 @@
+"""Second moments of a layer's inputs, and what follows from them: least-squares weights and removal costs.
+
+For a layer with inputs X (rows x n, with a column of ones for the bias) and weights W, everything is in H = X'X. The
+cost of removing the columns S and letting the others take over is tr(W_S (H^-1_SS)^-1 W_S') (Hassibi & Stork 1993;
+Frantar & Alistarh 2022, arXiv:2208.11580). Products are summed in float64, batch by batch; activations are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # shares of the mean diagonal that are tried
+
+
+@dataclass
+class Moments:
+    """H (groups, n, n) of the inputs, and their products with targets, (groups, n, outputs); None without any.
+
+    ones: whether the last of the n columns is one for the bias.
+    """
+
+    ones: bool
+    inputs: Tensor | None = None
+    targets: Tensor | None = None
+    rows: int = 0
+
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """x: (groups, rows, n), y: (groups, rows, outputs), both float32."""
+        if self.ones:
+            x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+        products = (x.transpose(1, 2) @ x).double()
+        self.inputs = products if self.inputs is None else self.inputs + products
+        if y is not None:
+            crossed = (x.transpose(1, 2) @ y).double()
+            self.targets = crossed if self.targets is None else self.targets + crossed
+        self.rows += x.shape[1]
+
+    @property
+    def H(self) -> Tensor:
+        assert self.inputs is not None
+        return self.inputs
+
+    def plus(self, other: Moments) -> Moments:
+        assert self.targets is not None and other.targets is not None
+        return Moments(self.ones, self.H + other.H, self.targets + other.targets, self.rows + other.rows)
+
+
+def solve(H: Tensor, targets: Tensor, start: Tensor, keep: Tensor, ridge: float) -> Tensor:
+    """Weights (n, outputs) on the kept columns that come closest to the targets; zero on the others.
+
+    The ridge (a share of the mean diagonal) pulls towards ``start``, the weights so far.
+    """
+    part = H[keep][:, keep]
+    amount = ridge * part.diagonal().mean().clamp(min=1e-12)
+    old = start[keep]
+    step = torch.linalg.solve(
+        part + amount * torch.eye(len(part), dtype=part.dtype), targets[keep] - part @ old
+    )
+    new = torch.zeros_like(start)
+    new[keep] = old + step
+    return new
+
+
+def loss(H: Tensor, targets: Tensor, weights: Tensor) -> float:
+    """The squared error, up to a constant that does not depend on the weights."""
+    return float((weights * (H @ weights - 2 * targets)).sum())
+
+
+def fit(halves: Sequence[Moments], group: int, start: Tensor, keep: Tensor) -> Tensor:
+    """Least squares on two halves of the data, with the ridge that serves the other half best."""
+    one, other = halves
+    assert one.targets is not None and other.targets is not None
+    if not one.rows or not other.rows:
+        return start
+    losses = {
+        ridge: sum(
+            loss(b.H[group], b.targets[group], solve(a.H[group], a.targets[group], start, keep, ridge))  # type: ignore[index]
+            for a, b in ((one, other), (other, one))
+        )
+        for ridge in RIDGES
+    }
+    best = min(losses, key=losses.__getitem__)
+    whole = one.plus(other)
+    assert whole.targets is not None
+    return solve(whole.H[group], whole.targets[group], start, keep, best)
+
+
+def inverse(H: Tensor, ridge: float = 1e-4) -> Tensor:
+    """H^-1, with a share of the mean diagonal added."""
+    amount = ridge * H.diagonal().mean().clamp(min=1e-12)
+    return torch.linalg.inv(H + amount * torch.eye(len(H), dtype=H.dtype))
+
+
+@dataclass
+class Elimination:
+    """Removing blocks of columns one after the other from W (outputs, n), the others taking over each time."""
+
+    weights: Tensor
+    inverse: Tensor
+    scale: float
+
+    def cost(self, columns: Tensor) -> float:
+        """Of removing these columns next, as a share of the layer's output energy."""
+        block = self.inverse[columns][:, columns]
+        part = self.weights[:, columns]
+        return float((part @ torch.linalg.inv(block) * part).sum()) / self.scale
+
+    def remove(self, columns: Tensor) -> None:
+        rows = self.inverse[columns]
+        taken = torch.linalg.solve(rows[:, columns], rows)
+        self.weights = self.weights - self.weights[:, columns] @ taken
+        self.inverse = self.inverse - rows.T @ taken
+        self.weights[:, columns] = 0.0
+
+
+def elimination(weights: Tensor, H: Tensor) -> Elimination:
+    """weights: (outputs, n)."""
+    scale = float((weights @ H * weights).sum())
+    return Elimination(weights.clone(), inverse(H), max(scale, 1e-12))

@@ -1,0 +1,245 @@
+"""How much each unit matters: norms of its weights, gradients, norm scales, or what its removal would cost.
+
+Scores are comparable within a group; smaller goes first. ``obs`` asks what the layers that read the unit would lose after
+the other units have taken over, from second moments of their inputs (graph/gram); all readers count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from karui.graph.consumers import Consumer, find_consumers, inputs_of, tensor_at, values_at
+from karui.graph.gram import Elimination, Moments, elimination
+from karui.graph.trace import packet
+from karui.graph.units import Units
+from karui.graph.units.groups import Group
+from karui.graph.units.labels import Labels, varying
+
+aten = torch.ops.aten
+STEPS = 64  # a group is eliminated in at most so many steps
+MEMORY_BYTES = 1 << 29  # of second moments held at a time
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Second moments of every consumer's inputs on the original model, by weight path."""
+
+    consumers: Sequence[Consumer]
+    moments: Mapping[str, Moments]
+
+
+def collect(units: Units, graph: GraphModule, data: Sequence[tuple[Tensor, ...]]) -> Statistics:
+    """One streaming pass, or several where the moments of all layers together would take too much memory."""
+    consumers = find_consumers(units)
+    moments = {one.weight: Moments(one.bias is not None or one.norm is not None) for one in consumers}
+    for part in portions(consumers, graph):
+        names = {one.source.name for one in part}
+        for inputs in data:
+            values = values_at(graph, inputs, names)
+            for one in part:
+                moments[one.weight].add(inputs_of(one, values[one.source.name]))
+    return Statistics(consumers, moments)
+
+
+def portions(consumers: Sequence[Consumer], graph: GraphModule) -> list[list[Consumer]]:
+    parts: list[list[Consumer]] = [[]]
+    used = 0
+    for one in consumers:
+        width = tensor_at(graph, one.weight)[0].numel() + 1
+        size = 8 * one.groups * width**2
+        if parts[-1] and used + size > MEMORY_BYTES:
+            parts.append([])
+            used = 0
+        parts[-1].append(one)
+        used += size
+    return parts
+
+
+def columns_of(consumer: Consumer, graph: GraphModule, label: int) -> Tensor:
+    """Positions, in the unfolded inputs of a layer in one group, that belong to a unit."""
+    return (consumer.columns[0].repeat_interleave(consumer.area(graph)) == label).nonzero().reshape(-1)
+
+
+def obs_order(
+    units: Units, graph: GraphModule, group: Group, found: Statistics, bundles: Sequence[Sequence[int]]
+) -> list[tuple[float, int]]:
+    """Greedy elimination of ``bundles`` (sets of classes): (cost, index) in the order in which they go.
+
+    Costs are shares of the output energy of the layers that read the units, summed over these layers.
+    """
+    readers = readers_of(group, found.consumers)
+    states = [(one, eliminate_from(one, graph, found)) for one in readers if one.groups == 1]
+    extra = [wanda(one, graph, found) for one in readers if one.groups > 1]
+    columns = {
+        (number, i): torch.cat([columns_of(one, graph, label) for label in bundle])
+        for number, bundle in enumerate(bundles)
+        for i, (one, _) in enumerate(states)
+    }
+
+    def cost(number: int) -> float:
+        spent = sum(state.cost(columns[number, i]) for i, (_, state) in enumerate(states) if len(columns[number, i]))
+        return spent + sum(table.get(label, 0.0) for table in extra for label in bundles[number])
+
+    left, order = list(range(len(bundles))), []
+    step = max(1, len(bundles) // STEPS)
+    while left:
+        costs = sorted((cost(number), number) for number in left)
+        for spent, number in costs[:step]:
+            order.append((spent, number))
+            left.remove(number)
+            for i, (_, state) in enumerate(states):
+                if len(columns[number, i]) and left:
+                    state.remove(columns[number, i])
+    return order
+
+
+def eliminate_from(consumer: Consumer, graph: GraphModule, found: Statistics) -> Elimination:
+    moments = found.moments[consumer.weight]
+    weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
+    if moments.ones:
+        bias = tensor_at(graph, consumer.bias).detach().double() if consumer.bias else weight.new_zeros(len(weight))
+        weight = torch.cat([weight, bias.unsqueeze(1)], 1)
+    return elimination(weight, moments.H[0])
+
+
+def wanda(consumer: Consumer, graph: GraphModule, found: Statistics) -> dict[int, float]:
+    """For grouped layers: the energy that each unit brings in, w^2 E[x^2] (Sun et al. 2023, arXiv:2306.11695)."""
+    weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
+    per = len(weight) // consumer.groups
+    H = found.moments[consumer.weight].H
+    energy: dict[int, float] = {}
+    for group in range(consumer.groups):
+        part = weight[group * per : (group + 1) * per].square().sum(0) * H[group].diagonal()[: weight.shape[1]]
+        labels = consumer.columns[group].repeat_interleave(consumer.area(graph)).tolist()
+        for label, value in zip(labels, part.tolist()):
+            energy[label] = energy.get(label, 0.0) + value
+    scale = max(sum(energy.values()), 1e-12)
+    return {label: value / scale for label, value in energy.items()}
+
+
+def readers_of(group: Group, consumers: Iterable[Consumer]) -> list[Consumer]:
+    members = torch.tensor(group.units)
+    return [one for one in consumers if bool(torch.isin(one.columns, members).any())]
+
+
+def norms(units: Units, graph: GraphModule, group: Group, p: float, dim: int) -> dict[int, float]:
+    """Mean over the weights that run along the units of the p-norm of each unit's slice.
+
+    dim: 0 for weights that give the units out, 1 for those that read them.
+    """
+    scores = dict.fromkeys(group.units, 0.0)
+    for path, axis in group.axes:
+        tensor = tensor_at(graph, path)
+        if not tensor.is_floating_point() or tensor.ndim < 2 or axis != dim:
+            continue
+        for label, value in slices(units, path, axis, lambda rows: rows.norm(p, dim=1), tensor).items():
+            scores[label] = scores.get(label, 0.0) + value
+    return scores
+
+
+def norm_scales(units: Units, graph: GraphModule, group: Group) -> dict[int, float]:
+    """|gamma| of the norms along the units (Liu et al. 2017, network slimming, arXiv:1708.06519)."""
+    scores = dict.fromkeys(group.units, 0.0)
+    gammas = {
+        str(node.args[1].target)
+        for node in graph.graph.nodes
+        if packet(node) is aten.batch_norm and node.args[1] is not None
+    }
+    for path, axis in group.axes:
+        if path in gammas:
+            tensor = tensor_at(graph, path)
+            for label, value in slices(units, path, axis, lambda rows: rows.abs().sum(1), tensor).items():
+                scores[label] = scores.get(label, 0.0) + value
+    return scores
+
+
+def taylor(
+    units: Units, graph: GraphModule, groups: Collection[Group], data: Sequence[tuple[Tensor, ...]]
+) -> dict[int, float]:
+    """|sum w dL/dw| over each unit's weights (Molchanov et al. 2019, arXiv:1906.10771).
+
+    L is the squared length of the outputs around their mean, for no labels are needed: its gradient says which
+    units move the answers.
+    """
+    weights = [path for path in units.weights if tensor_at(graph, path).is_floating_point()]
+    tensors = [tensor_at(graph, path).requires_grad_(True) for path in weights]
+    totals = [torch.zeros_like(tensor) for tensor in tensors]
+    for inputs in data:
+        with torch.enable_grad():
+            outputs = graph(*inputs)
+            outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+            value = sum((o - o.mean(0, keepdim=True)).square().mean() for o in outputs if o.is_floating_point())
+            grads = torch.autograd.grad(value, tensors, allow_unused=True)  # type: ignore[arg-type]
+        for whole, grad in zip(totals, grads):
+            if grad is not None:
+                whole += grad
+    scores: dict[int, float] = {}
+    for path, tensor, grad in zip(weights, tensors, totals):
+        found = tensor.detach() * grad
+        for group in groups:
+            for name, axis in group.axes:
+                if name == path:
+                    for label, value in slices(units, path, axis, lambda rows: rows.sum(1), found).items():
+                        scores[label] = scores.get(label, 0.0) + value
+    return {label: abs(value) for label, value in scores.items()}
+
+
+def slices(
+    units: Units, path: str, axis: int, reduce: Callable[[Tensor], Tensor], tensor: Tensor
+) -> dict[int, float]:
+    """``reduce`` of (positions, everything else) of a tensor along an axis, summed over each class."""
+    labels = units.weights[path]
+    found: dict[int, float] = {}
+    for plane in labels.planes:
+        if varying(plane)[-1] != axis or len(varying(plane)) > 1:
+            continue
+        values = reduce(tensor.detach().movedim(axis, 0).reshape(tensor.shape[axis], -1))
+        for label, value in zip(units.classes.find(plane.reshape(-1)).tolist(), values.tolist()):
+            found[label] = found.get(label, 0.0) + value
+    return found
+
+
+def energies(
+    units: Units, graph: GraphModule, group: Group, data: Sequence[tuple[Tensor, ...]]
+) -> dict[int, float]:
+    """For units that two activations share (the width of attention's queries and keys): E[q^2] E[k^2]."""
+    members = set(group.units)
+    pairs = []
+    for node in graph.graph.nodes:
+        if packet(node) is aten.scaled_dot_product_attention:
+            pairs.append((node.args[0], -1, node.args[1], -1))
+        elif packet(node) in (aten.matmul, aten.bmm) and all(isinstance(units.of(a), Labels) for a in node.args[:2]):
+            pairs.append((node.args[0], -1, node.args[1], -2))
+    scores = dict.fromkeys(group.units, 0.0)
+    for one, axis, other, other_axis in pairs:
+        sides = [squares(units, graph, part, along, data, members) for part, along in ((one, axis), (other, other_axis))]
+        for label in members & sides[0].keys() & sides[1].keys():
+            scores[label] += sides[0][label] * sides[1][label]
+    return scores
+
+
+def squares(
+    units: Units, graph: GraphModule, node: object, axis: int, data: Sequence[tuple[Tensor, ...]], members: set[int]
+) -> dict[int, float]:
+    labels = units.of(node)
+    planes = [plane for plane in labels.along(axis)]
+    if not planes or not members & set(units.classes.find(planes[0]).reshape(-1).tolist()):
+        return {}
+    found: dict[int, float] = {}
+    name = node.name  # type: ignore[attr-defined]
+    for inputs in data[:1]:
+        value = values_at(graph, inputs, {name})[name].square()
+        roots = units.classes.find(planes[0])
+        if value.shape != labels.shape:
+            roots = roots.expand(*[r if s == 1 else s for r, s in zip([1] * value.ndim, roots.shape)])
+        mean = value.mean([a for a in range(value.ndim) if roots.shape[a] == 1], keepdim=True)
+        if mean.shape != roots.shape:
+            return {}
+        for label, part in zip(roots.reshape(-1).tolist(), mean.reshape(-1).tolist()):
+            found[label] = found.get(label, 0.0) + part
+    return found

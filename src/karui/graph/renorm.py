@@ -1,0 +1,64 @@
+"""Statistics of batch norms, estimated again on the model as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.nn import functional
+
+from karui.graph.compensate import relative_error
+from karui.graph.consumers import tensor_at
+from karui.graph.trace import packet
+
+aten = torch.ops.aten
+
+
+@final
+class Observed(Interpreter):
+    """Runs a graph with every batch norm in training mode, and sums up the statistics it sees."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        Interpreter.__init__(self, graph)
+        self.sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        if packet(n) is not aten.batch_norm:
+            return Interpreter.run_node(self, n)
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        x, weight, bias = args[:3]
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        count = x.numel() // x.shape[1]
+        known = self.sums.get(n.name, (torch.zeros(x.shape[1]), torch.zeros(x.shape[1]), 0))
+        mean, variance = x.mean(axes), x.var(axes, unbiased=False)
+        self.sums[n.name] = (known[0] + count * mean, known[1] + count * variance, known[2] + count)
+        return functional.batch_norm(x, None, None, weight, bias, training=True, eps=args[7])
+
+
+def reestimate(
+    graph: GraphModule, original: GraphModule, data: Sequence[tuple[Tensor, ...]], held: Collection[tuple[Tensor, ...]]
+) -> bool:
+    """Put new statistics in where that brings the answers on ``held`` closer to the original's; tells whether."""
+    before = relative_error(graph, original, held)
+    seen = Observed(graph)
+    with torch.no_grad():
+        for inputs in data:
+            if len(inputs[0]) > 1:
+                seen.run(*inputs)
+    kept: dict[str, Tensor] = {}
+    for node in graph.graph.nodes:
+        if node.name in seen.sums:
+            means, variances, count = seen.sums[node.name]
+            for part, value in zip(node.args[3:5], (means / count, variances / count)):
+                if isinstance(part, Node):
+                    tensor = tensor_at(graph, str(part.target))
+                    kept[str(part.target)] = tensor.detach().clone()
+                    tensor.data.copy_(value)
+    if kept and relative_error(graph, original, held) < before:
+        return True
+    for path, tensor in kept.items():
+        tensor_at(graph, path).data.copy_(tensor)
+    return False

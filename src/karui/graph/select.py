@@ -1,0 +1,118 @@
+"""Which units go: bundles of units that can go together, in the order of their importance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from karui.errors import UsageError
+from karui.graph.cut.removal import Removal
+from karui.graph.trace import ROOT
+from karui.graph.units import Units
+from karui.graph.units.groups import Group, Groups
+from karui.graph.units.labels import varying
+
+LEAST_SHARE = 0.05  # of a group that always stays
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A group with the bundles that may leave it, in order; groups that only follow another have none."""
+
+    group: Group
+    bundles: tuple[frozenset[int], ...]
+
+
+@dataclass
+class Selection:
+    """Collects what goes; every set it holds can be removed as it is."""
+
+    units: Units
+    groups: Groups
+    removal: Removal
+    gone: set[int] = field(default_factory=set)
+
+    def ranked(self, group: Group, scores: Mapping[int, float], multiple_of: int = 1) -> Ranked:
+        """Bundles of a group from the least important unit up."""
+        gone, bundles = set(self.gone), []
+        for unit in sorted(group.units, key=lambda label: scores.get(label, 0.0)):
+            if unit in gone or not self.removal.may_go(unit):
+                continue
+            wider = self.removal.closure(gone | {unit}, scores)
+            if wider is None or self.empties(wider, multiple_of):
+                continue
+            bundles.append(frozenset(wider - gone))
+            gone = wider
+        return Ranked(group, tuple(bundles))
+
+    def empties(self, gone: set[int], least: int = 1) -> bool:
+        """Whether too little would be left of a group."""
+        return any(
+            len(group.units) - len(gone.intersection(group.units))
+            < max(1, min(least, len(group.units)), round(LEAST_SHARE * len(group.units)))
+            for group in self.groups.of
+            if gone.intersection(group.units)
+        )
+
+    def take(self, bundles: Sequence[frozenset[int]]) -> list[set[int]]:
+        """Remove these bundles, each with what has to go with it now; those that cannot go any more are left."""
+        taken = []
+        for bundle in bundles:
+            wider = self.removal.closure(self.gone | bundle, {})
+            if wider is not None and not self.empties(wider):
+                taken.append(wider - self.gone)
+                self.gone = wider
+        return taken
+
+
+def allowed_counts(ranked: Ranked, multiple_of: int) -> list[int]:
+    """Numbers of bundles after which the group's width is a multiple."""
+    width, counts = len(ranked.group.units), [0]
+    left = width
+    for number, bundle in enumerate(ranked.bundles, 1):
+        left -= len(bundle.intersection(ranked.group.units))
+        if left % multiple_of == 0:
+            counts.append(number)
+    return counts
+
+
+def nearest(counts: Sequence[int], wanted: float) -> int:
+    return min(counts, key=lambda count: (abs(count - wanted), count))
+
+
+def at_random(group: Group, seed: int) -> dict[int, float]:
+    chance = random.Random(f"{seed} {group.name}")
+    return {unit: chance.random() for unit in group.units}
+
+
+def named_units(units: Units, words: Sequence[str], what: str) -> set[int]:
+    """Classes of the outputs of modules: ``conv1`` for all, ``conv1:0,3`` for two of them."""
+    found: set[int] = set()
+    for word in words:
+        path, _, numbers = word.partition(":")
+        labels = outputs_named(units, path, what)
+        try:
+            picked = [int(number) for number in numbers.split(",")] if numbers else list(range(len(labels)))
+            found |= {labels[i] for i in picked}
+        except (ValueError, IndexError) as error:
+            raise UsageError(
+                f"{what}: {word!r} names no outputs of {path}",
+                why=f"it has the outputs 0 to {len(labels) - 1}",
+                fix="write name:0,3,5",
+            ) from error
+    return found
+
+
+def outputs_named(units: Units, path: str, what: str) -> list[int]:
+    weights = {name.removeprefix(ROOT): labels for name, labels in units.weights.items()}
+    for name in (f"{path}.weight", path):
+        if name in weights:
+            for plane in weights[name].planes:
+                if varying(plane) == (0,):
+                    return [int(label) for label in units.classes.find(plane).reshape(-1).tolist()]
+    known = sorted({name.rpartition(".")[0] or name for name in weights})
+    raise UsageError(f"{what}: there is no layer {path!r}", fix=f"one of: {', '.join(known[:12])}")
+
+
+Score = Callable[[Group], Mapping[int, float]]

@@ -1,0 +1,273 @@
+"""Removing channels, heads and hidden units for good: a narrower network, with no training and no labels.
+
+What must go together is found in the exported graph (graph/units); the cut is checked against the model with the same
+units set to zero (graph/cut); the layers that read a removed unit are refitted by least squares on calibration data
+(graph/compensate). Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv:2208.11580; Fang et al. 2023, arXiv:2301.12900.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from karui.errors import UsageError
+from karui.graph import macs as counting
+from karui.graph.allocate import Curve, curve, levels, spend
+from karui.graph.compensate import compensate, relative_error, zero_out
+from karui.graph.consumers import batches
+from karui.graph.cut import Cut, cut
+from karui.graph.cut.removal import Removal
+from karui.graph.cut.shapes import gone_of
+from karui.graph.importance import (
+    Statistics,
+    collect,
+    energies,
+    norm_scales,
+    norms,
+    obs_order,
+    readers_of,
+    taylor,
+)
+from karui.graph.renorm import reestimate
+from karui.graph.select import Ranked, Selection, allowed_counts, at_random, named_units, nearest
+from karui.graph.trace import Trace, trace
+from karui.graph.units import Units, find_units
+from karui.graph.units.groups import Group, find_groups
+from karui.techniques import Applied, Given, Technique
+
+BATCH = 128
+HELD = 256  # calibration samples on which damage is measured
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+
+
+@final
+@dataclass(frozen=True)
+class PruneChannels(Technique):
+    """A goal, and how to reach it; the defaults take half of the units of every layer.
+
+    ratio: share of the units that goes: of each layer, or with ``scope=global`` of all together.
+    macs, parameters: share of them that stays; layers give what costs the answers least.
+    importance: obs (what the readers of a unit lose, after the others have taken over), ln (p-norm of a
+        unit's weights, with ``norm`` p from 1 to inf, and ``dim`` 0 for weights that give it out or 1 for those
+        that read it), taylor, norm_scale or random (``seed``).
+    protect, remove: layers whose outputs stay, or go: ``["head","conv1:0,3"]``; remove alone is done exactly.
+    multiple_of: widths are multiples of it. steps: the goal is reached in so many steps.
+    compensate: refit the readers. samples: calibration samples used at most.
+    """
+
+    ratio: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    scope: Literal["layer", "global"] = "layer"
+    importance: Literal["obs", "ln", "taylor", "norm_scale", "random"] = "obs"
+    norm: float | Literal["inf"] = 2.0
+    dim: Literal[0, 1] = 0
+    protect: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    multiple_of: int = 1
+    steps: int = 1
+    compensate: bool = True
+    samples: int = 1024
+    seed: int = 0
+
+    def apply(self, model: nn.Module, data: Given) -> Applied:
+        self.check()
+        return Pruning(self, model, data).run()
+
+    def check(self) -> None:
+        """Raises UsageError for options that contradict each other or are out of range."""
+        goals = {name: getattr(self, name) for name in ("ratio", "macs", "parameters")}
+        given = [name for name, value in goals.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(f"prune_channels has several goals: {', '.join(given)}", fix="give one of them")
+        for name in given:
+            if not 0 < goals[name] < 1:
+                raise UsageError(f"prune_channels:{name} must lie between 0 and 1, got {goals[name]}")
+        p = float(self.norm)
+        if not p >= 1:
+            raise UsageError(f"prune_channels:norm must be at least 1, got {self.norm}", fix="1, 2 or inf")
+        for name, value in (("multiple_of", self.multiple_of), ("steps", self.steps), ("samples", self.samples)):
+            if value < 1:
+                raise UsageError(f"prune_channels:{name} must be at least 1, got {value}")
+
+
+class Pruning:
+    """One application: the traced model, its units, and the data."""
+
+    def __init__(self, options: PruneChannels, model: nn.Module, given: Given) -> None:
+        self.options, self.model, self.given = options, model, given
+        self.trace: Trace = trace(model, given.signature, given.inputs)
+        self.units: Units = find_units(self.trace)
+        self.groups = find_groups(self.units)
+        self.original: GraphModule = copy.deepcopy(self.trace.graph)
+        protected = named_units(self.units, options.protect, "protect")
+        self.selection = Selection(self.units, self.groups, Removal(self.units.classes, protected))
+        size = BATCH if self.trace.dynamic else len(self.trace.example[0])
+        self.data = [part for part in batches(given.calibrate, size, options.samples) if self.fits(part)]
+        self.held = self.data[: -(-HELD // size)]
+        self.products = counting.products(self.units)
+
+    def fits(self, inputs: Sequence[Tensor]) -> bool:
+        """A graph with a fixed batch takes no smaller one."""
+        return self.trace.dynamic or len(inputs[0]) == len(self.trace.example[0])
+
+    def run(self) -> Applied:
+        bundles = self.named() if self.options.remove else self.chosen()
+        if not bundles:
+            return Applied(self.model, (), self.reasons({}), {})
+        removed = gone_of(self.units.classes, set().union(*bundles))
+        refitted = self.repair(removed)
+        done = cut(self.model, self.units, bundles, self.given.inputs)
+        touched = sorted({path.rpartition(".")[0] or path for path in done.positions})
+        return Applied(done.model, tuple(touched), self.reasons(done.dropped), self.facts(done, refitted))
+
+    def repair(self, removed: Any) -> list[str]:
+        """Zero what goes and let the rest take over; nothing is refitted when that was not asked for."""
+        graph = self.trace.graph
+        zero_out(graph, self.units, removed)
+        refitted = []
+        if self.options.compensate and self.data:
+            refitted = compensate(self.units, self.original, removed, self.data)
+        if self.options.compensate and reestimate(graph, self.original, self.data, self.held):
+            refitted.append("batch norm statistics")
+        return refitted
+
+    def named(self) -> list[set[int]]:
+        """Exactly the units that were named, and what has to go with them."""
+        wanted = named_units(self.units, self.options.remove, "remove")
+        for unit in sorted(wanted):
+            if not self.selection.removal.may_go(unit):
+                why = self.units.classes.frozen.get(unit, "it is protected")
+                raise UsageError("remove names a unit that cannot go", why=why)
+        return self.selection.take([frozenset(wanted)])
+
+    def chosen(self) -> list[set[int]]:
+        taken: list[set[int]] = []
+        for step in range(1, self.options.steps + 1):
+            part = step / self.options.steps
+            statistics = self.statistics()
+            ranked = self.rank(statistics)
+            counts = self.counts(ranked, statistics, part)
+            new = [bundle for one in ranked for bundle in one.bundles[: counts[one.group.name]]]
+            taken += self.selection.take(new)
+            if step < self.options.steps:
+                self.repair(gone_of(self.units.classes, self.selection.gone))
+        return taken
+
+    def statistics(self) -> Statistics | None:
+        needed = self.options.importance == "obs" or not self.by_layer
+        if not needed:
+            return None
+        if not self.data:
+            raise UsageError("prune_channels needs calibration data", fix="give calibrate=..., or importance=ln")
+        return collect(self.units, self.trace.graph, self.data)
+
+    @property
+    def by_layer(self) -> bool:
+        options = self.options
+        return options.macs is None and options.parameters is None and options.scope == "layer"
+
+    def rank(self, statistics: Statistics | None) -> list[Ranked]:
+        """All groups with their bundles; one whose units go with those of an earlier group is left out."""
+        tables = self.gradients()
+        found: list[Ranked] = []
+        covered: set[int] = set()
+        for group in self.groups.of:
+            if covered.intersection(group.units):
+                continue
+            scores = self.scores(group, statistics, tables)
+            ranked = self.selection.ranked(group, scores, self.options.multiple_of)
+            if ranked.bundles:
+                found.append(ranked)
+                covered = covered.union(*ranked.bundles)
+        return found
+
+    def gradients(self) -> Mapping[int, float]:
+        if self.options.importance != "taylor":
+            return {}
+        return taylor(self.units, self.trace.graph, self.groups.of, self.data)
+
+    def scores(self, group: Group, found: Statistics | None, tables: Mapping[int, float]) -> Mapping[int, float]:
+        kind, graph = self.options.importance, self.trace.graph
+        if kind == "random":
+            return at_random(group, self.options.seed)
+        if kind == "taylor":
+            return {unit: tables.get(unit, 0.0) for unit in group.units}
+        if kind == "norm_scale":
+            return norm_scales(self.units, graph, group)
+        if kind == "ln" or found is None:
+            return norms(self.units, graph, group, float(self.options.norm), self.options.dim)
+        if not readers_of(group, found.consumers):
+            shared = energies(self.units, graph, group, self.data)
+            return shared if any(shared.values()) else norms(self.units, graph, group, 2.0, 0)
+        order = obs_order(self.units, graph, group, found, [[unit] for unit in group.units])
+        return {group.units[number]: float(place) for place, (_, number) in enumerate(order)}
+
+    def counts(self, ranked: Sequence[Ranked], found: Statistics | None, part: float) -> Mapping[str, int]:
+        """How many bundles each group loses in this step."""
+        options = self.options
+        allowed = {one.group.name: allowed_counts(one, options.multiple_of) for one in ranked}
+        ratio = options.ratio if options.ratio is not None else 0.5
+        if self.by_layer:
+            return {
+                one.group.name: nearest(allowed[one.group.name], self.share(one, ratio * part)) for one in ranked
+            }
+        assert found is not None
+        curves = [self.curve(one, allowed[one.group.name], found) for one in ranked]
+        kept = options.macs or options.parameters or 1 - ratio
+        now = self.cost(set())
+        return spend(curves, lambda gone: self.cost(gone | self.selection.gone), now * (1 - part * (1 - kept)))
+
+    def share(self, one: Ranked, ratio: float) -> float:
+        """Bundles that make up this share of the group, in units, less what is gone already."""
+        units = set(one.group.units)
+        wanted = ratio * len(units) - len(units & self.selection.gone)
+        each = sum(len(bundle & units) for bundle in one.bundles) / len(one.bundles)
+        return max(0.0, wanted / max(each, 1e-9))
+
+    def curve(self, one: Ranked, allowed: Sequence[int], found: Statistics) -> Curve:
+        tried = {nearest(allowed, count) for count in levels(len(one.bundles), SHARES, len(one.bundles))}
+        tried |= {max(allowed)}
+        with torch.no_grad():
+            return curve(
+                self.units, self.original, one.group, one.bundles, sorted(tried | {0}), found, self.held
+            )
+
+    def cost(self, removed: set[int]) -> float:
+        """What the goal limits: multiplications, stored numbers, or units."""
+        if self.options.ratio is not None and self.options.scope == "global":
+            return float(sum(unit not in removed for group in self.groups.of for unit in group.units))
+        gone = gone_of(self.units.classes, removed)
+        if self.options.parameters is not None:
+            return counting.parameters(self.units, gone)
+        return counting.total(self.products, gone)
+
+    def reasons(self, dropped: Mapping[int, str]) -> dict[str, str]:
+        """Why axes of parameters kept all of their units."""
+        named = {
+            group.name: dropped[unit] for group in self.groups.of for unit in group.units if unit in dropped
+        }
+        return {**self.groups.stays, **named}
+
+    def facts(self, done: Cut, refitted: Sequence[str]) -> dict[str, Any]:
+        before, after = (gone_of(self.units.classes, removed) for removed in (set(), done.removed))
+        sizes = {
+            group.name: f"{len(group.units) - len(done.removed.intersection(group.units))} of {len(group.units)}"
+            for group in self.groups.of
+        }
+        return {
+            "form": done.form,
+            "cut_error": done.error,
+            "macs": [counting.total(self.products, before), counting.total(self.products, after)],
+            "parameters": [counting.parameters(self.units, before), counting.parameters(self.units, after)],
+            "kept": sizes,
+            "positions": dict(done.positions),
+            "refitted": list(refitted),
+            "output_error": relative_error(self.trace.graph, self.original, self.held) if self.held else None,
+        }
