@@ -32,6 +32,11 @@ def fashion() -> Task:
     return task("fashion")
 
 
+def deep() -> Task:
+    """The ResNet with two blocks a stage."""
+    return task("deep")
+
+
 def mlp() -> Task:
     return task("mlp")
 

@@ -74,6 +74,15 @@ class FashionResNet(nn.Module):
         return logits
 
 
+class DeepResNet(FashionResNet):
+    """The same with two blocks a stage: 174,970 parameters."""
+
+    def __init__(self) -> None:
+        FashionResNet.__init__(self)
+        pairs = ((16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+        self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in pairs))
+
+
 class Mlp(nn.Sequential):
     """Pixels (n, 784) -> ``hidden`` -> ``hidden`` -> logits."""
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule
 
-from karui.graph.compensate import relative_error, zero_out
+from karui.graph.compensate import Held, damage, zero_out
 from karui.graph.consumers import Consumer, tensor_at
 from karui.graph.cut.shapes import gone_of
 from karui.graph.gram import solve
@@ -28,7 +27,7 @@ RIDGE = 1e-4
 class Curve:
     """For one group: bundles in the order in which they go, and the damage after some counts of them.
 
-    counts: numbers of bundles, rising from 0. errors: relative squared error of the model's answers.
+    counts: numbers of bundles, rising from 0. errors: the damage.
     """
 
     group: Group
@@ -48,12 +47,11 @@ def levels(count: int, shares: Sequence[float], most: int) -> tuple[int, ...]:
 
 def curve(
     units: Units,
-    original: GraphModule,
     group: Group,
     bundles: Sequence[frozenset[int]],
     counts: Sequence[int],
     found: Statistics,
-    data: Sequence[tuple[Tensor, ...]],
+    held: Held,
 ) -> Curve:
     """Measure what removing the first 0, ... of ``bundles`` does, each count by itself."""
     graph, errors = units.trace.graph, [0.0]
@@ -63,7 +61,7 @@ def curve(
         for consumer in readers_of(group, found.consumers):
             take_over(graph, consumer, found, removed)
         zero_out(graph, units, gone_of(units.classes, removed))
-        errors.append(relative_error(graph, original, data))
+        errors.append(damage(graph, held))
         for path, tensor in kept.items():
             tensor_at(graph, path).data.copy_(tensor)
     return Curve(group, tuple(bundles), tuple(counts), rising(errors))
@@ -95,9 +93,7 @@ def take_over(graph: GraphModule, consumer: Consumer, found: Statistics, removed
         tensor_at(graph, consumer.bias).data.copy_(new[:, -1])
 
 
-def spend(
-    curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: float
-) -> Mapping[str, int]:
+def spend(curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: float) -> Mapping[str, int]:
     """Counts for every group, by name, so that ``cost`` falls to ``goal`` with the least summed damage.
 
     Steepest descent: each step takes the group whose next levels give up most cost for the damage they add.

@@ -6,13 +6,14 @@ what the shortcut, already changed, delivers; so drift from earlier layers is ma
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.nn import functional
 
 from karui.graph.consumers import (
     Consumer,
@@ -62,11 +63,14 @@ def zero_out(graph: GraphModule, units: Units, gone: Gone) -> None:
 
 
 def compensate(
-    units: Units, original: GraphModule, gone: Gone, data: Sequence[tuple[Tensor, ...]]
+    units: Units,
+    original: GraphModule,
+    gone: Gone,
+    data: Sequence[tuple[Tensor, ...]],
 ) -> list[str]:
     """Refit, in place, every layer of ``units.trace.graph`` that the removal reaches; gives their weights' paths.
 
-    data: batches of flat inputs. original: the graph before anything was zeroed.
+    data: at least two batches of flat inputs. original: the graph before anything was zeroed.
     """
     graph = units.trace.graph
     changed = reached(units, gone)
@@ -100,14 +104,14 @@ def refit(
     """One layer: new weights on the kept columns, and a new bias where it has a place for one."""
     ones = consumer.bias is not None or consumer.norm is not None
     halves = (Moments(ones), Moments(ones))
-    for number, inputs in enumerate(split_if_single(data)):
+    for number, inputs in enumerate(data):
         x, y = problem(graph, original, consumer, inputs)
         halves[number % 2].add(inputs_of(consumer, x), outputs_of(consumer, y))
     weight = tensor_at(graph, consumer.weight)
     outputs = len(weight) // consumer.groups
-    keep_rows = ~gone.at(consumer.rows).reshape(consumer.groups, outputs) & invertible(graph, consumer).reshape(
-        consumer.groups, outputs
-    )
+    keep_rows = ~gone.at(consumer.rows).reshape(consumer.groups, outputs) & invertible(
+        graph, consumer
+    ).reshape(consumer.groups, outputs)
     area = consumer.area(graph)
     bias = bias_of(graph, consumer)
     for group in range(consumer.groups):
@@ -127,14 +131,6 @@ def refit(
         if ones:
             bias[rows][chosen] = new[chosen, -1]
     store_bias(graph, consumer, bias)
-
-
-def split_if_single(data: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    """At least two batches, so that each half of the data has one."""
-    if len(data) != 1 or len(data[0][0]) < 2:
-        return list(data)
-    middle = len(data[0][0]) // 2
-    return [tuple(t[:middle] for t in data[0]), tuple(t[middle:] for t in data[0])]
 
 
 def problem(
@@ -184,17 +180,47 @@ def store_bias(graph: GraphModule, consumer: Consumer, bias: Tensor) -> None:
         tensor_at(graph, str(norm_parts(consumer)[1].target)).data.add_(found.scale * bias)
 
 
-def relative_error(
-    graph: GraphModule, original: GraphModule, data: Collection[tuple[Tensor, ...]]
-) -> float:
-    """Squared difference of the outputs over their variance around the mean, over all outputs."""
-    wrong = energy = 0.0
-    for inputs in data:
-        for mine, theirs in zip(flat_outputs(graph, inputs), flat_outputs(original, inputs), strict=True):
+@dataclass(frozen=True)
+class Held:
+    """Batches of flat inputs, and what the original model answers to them."""
+
+    inputs: Sequence[tuple[Tensor, ...]]
+    answers: Sequence[Sequence[Tensor]]
+
+
+def held_out(original: GraphModule, data: Sequence[tuple[Tensor, ...]]) -> Held:
+    return Held(data, [flat_outputs(original, inputs) for inputs in data])
+
+
+def damage(graph: GraphModule, held: Held) -> float:
+    """How far the answers moved, in all outputs together; 0 for none.
+
+    For scores of classes the mean divergence KL(original || changed) of the probabilities, in nats; for other
+    outputs the squared difference over the variance around the mean.
+    """
+    parts: dict[int, list[tuple[float, float]]] = {}
+    for inputs, wanted in zip(held.inputs, held.answers):
+        for i, (mine, theirs) in enumerate(zip(flat_outputs(graph, inputs), wanted, strict=True)):
             if theirs.is_floating_point():
-                wrong += float((mine - theirs).square().sum())
-                energy += float((theirs - theirs.mean(0, keepdim=True)).square().sum())
-    return wrong / max(energy, 1e-12)
+                found = divergence(mine, theirs) if is_classes(theirs) else squared(mine, theirs)
+                parts.setdefault(i, []).append(found)
+    return sum(sum(a for a, _ in part) / max(sum(b for _, b in part), 1e-12) for part in parts.values())
+
+
+def is_classes(output: Tensor) -> bool:
+    """Whether an output looks like one score for each of several classes."""
+    return output.ndim == 2 and output.shape[1] > 1
+
+
+def divergence(mine: Tensor, theirs: Tensor) -> tuple[float, float]:
+    logs = functional.log_softmax(mine.double(), 1), functional.log_softmax(theirs.double(), 1)
+    return float(functional.kl_div(*logs, reduction="sum", log_target=True)), float(len(mine))
+
+
+def squared(mine: Tensor, theirs: Tensor) -> tuple[float, float]:
+    return float((mine - theirs).square().sum()), float(
+        (theirs - theirs.mean(0, keepdim=True)).square().sum()
+    )
 
 
 @torch.no_grad()

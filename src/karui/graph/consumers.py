@@ -153,7 +153,9 @@ def inputs_of(consumer: Consumer, x: Tensor) -> Tensor:
     if consumer.kind == "linear":
         return thinned(x.reshape(len(x), -1, x.shape[-1])).reshape(1, -1, x.shape[-1])
     node = consumer.node
-    stride, padding, dilation = (pair(node.args[i] if len(node.args) > i else d) for i, d in ((3, 1), (4, 0), (5, 1)))
+    stride, padding, dilation = (
+        pair(node.args[i] if len(node.args) > i else d) for i, d in ((3, 1), (4, 0), (5, 1))
+    )
     weight: Any = node.args[1]
     kernel = list(weight.meta["val"].shape[2:])
     if x.ndim == 3:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # shares of the mean diagonal that are tried
+RIDGES = (1e-4, 1e-3, 1e-2)  # shares of the mean diagonal that are tried
 
 
 @dataclass
@@ -32,11 +32,9 @@ class Moments:
         """x: (groups, rows, n), y: (groups, rows, outputs), both float32."""
         if self.ones:
             x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
-        products = (x.transpose(1, 2) @ x).double()
-        self.inputs = products if self.inputs is None else self.inputs + products
+        self.inputs = summed(self.inputs, x.transpose(1, 2) @ x)
         if y is not None:
-            crossed = (x.transpose(1, 2) @ y).double()
-            self.targets = crossed if self.targets is None else self.targets + crossed
+            self.targets = summed(self.targets, x.transpose(1, 2) @ y)
         self.rows += x.shape[1]
 
     @property
@@ -49,6 +47,11 @@ class Moments:
         return Moments(self.ones, self.H + other.H, self.targets + other.targets, self.rows + other.rows)
 
 
+def summed(so_far: Tensor | None, part: Tensor) -> Tensor:
+    """In float64; in place, for these are the largest tensors there are."""
+    return part.double() if so_far is None else so_far.add_(part)
+
+
 def solve(H: Tensor, targets: Tensor, start: Tensor, keep: Tensor, ridge: float) -> Tensor:
     """Weights (n, outputs) on the kept columns that come closest to the targets; zero on the others.
 
@@ -57,9 +60,8 @@ def solve(H: Tensor, targets: Tensor, start: Tensor, keep: Tensor, ridge: float)
     part = H[keep][:, keep]
     amount = ridge * part.diagonal().mean().clamp(min=1e-12)
     old = start[keep]
-    step = torch.linalg.solve(
-        part + amount * torch.eye(len(part), dtype=part.dtype), targets[keep] - part @ old
-    )
+    factor = torch.linalg.cholesky(part + amount * torch.eye(len(part), dtype=part.dtype))
+    step = torch.cholesky_solve(targets[keep] - part @ old, factor)
     new = torch.zeros_like(start)
     new[keep] = old + step
     return new
@@ -92,7 +94,7 @@ def fit(halves: Sequence[Moments], group: int, start: Tensor, keep: Tensor) -> T
 def inverse(H: Tensor, ridge: float = 1e-4) -> Tensor:
     """H^-1, with a share of the mean diagonal added."""
     amount = ridge * H.diagonal().mean().clamp(min=1e-12)
-    return torch.linalg.inv(H + amount * torch.eye(len(H), dtype=H.dtype))
+    return torch.cholesky_inverse(torch.linalg.cholesky(H + amount * torch.eye(len(H), dtype=H.dtype)))
 
 
 @dataclass
@@ -105,16 +107,16 @@ class Elimination:
 
     def cost(self, columns: Tensor) -> float:
         """Of removing these columns next, as a share of the layer's output energy."""
-        block = self.inverse[columns][:, columns]
         part = self.weights[:, columns]
-        return float((part @ torch.linalg.inv(block) * part).sum()) / self.scale
+        block = self.inverse[columns.unsqueeze(1), columns]
+        return float((part * torch.linalg.solve(block, part.T).T).sum()) / self.scale
 
     def remove(self, columns: Tensor) -> None:
         rows = self.inverse[columns]
         taken = torch.linalg.solve(rows[:, columns], rows)
-        self.weights = self.weights - self.weights[:, columns] @ taken
-        self.inverse = self.inverse - rows.T @ taken
+        self.weights -= self.weights[:, columns] @ taken
         self.weights[:, columns] = 0.0
+        self.inverse.addmm_(rows.T, taken, alpha=-1)
 
 
 def elimination(weights: Tensor, H: Tensor) -> Elimination:

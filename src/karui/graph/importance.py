@@ -21,7 +21,7 @@ from karui.graph.units.groups import Group
 from karui.graph.units.labels import Labels, varying
 
 aten = torch.ops.aten
-STEPS = 64  # a group is eliminated in at most so many steps
+STEP = 0.03  # share of the units left that is eliminated before costs are looked at again
 MEMORY_BYTES = 1 << 29  # of second moments held at a time
 
 
@@ -66,11 +66,17 @@ def columns_of(consumer: Consumer, graph: GraphModule, label: int) -> Tensor:
 
 
 def obs_order(
-    units: Units, graph: GraphModule, group: Group, found: Statistics, bundles: Sequence[Sequence[int]]
+    units: Units,
+    graph: GraphModule,
+    group: Group,
+    found: Statistics,
+    bundles: Sequence[Sequence[int]],
+    limit: int,
 ) -> list[tuple[float, int]]:
     """Greedy elimination of ``bundles`` (sets of classes): (cost, index) in the order in which they go.
 
-    Costs are shares of the output energy of the layers that read the units, summed over these layers.
+    Costs are shares of the output energy of the layers that read the units, summed over these layers. Only the
+    first ``limit`` are looked for one after the other.
     """
     readers = readers_of(group, found.consumers)
     states = [(one, eliminate_from(one, graph, found)) for one in readers if one.groups == 1]
@@ -82,19 +88,21 @@ def obs_order(
     }
 
     def cost(number: int) -> float:
-        spent = sum(state.cost(columns[number, i]) for i, (_, state) in enumerate(states) if len(columns[number, i]))
+        spent = sum(
+            state.cost(columns[number, i]) for i, (_, state) in enumerate(states) if len(columns[number, i])
+        )
         return spent + sum(table.get(label, 0.0) for table in extra for label in bundles[number])
 
     left, order = list(range(len(bundles))), []
-    step = max(1, len(bundles) // STEPS)
     while left:
         costs = sorted((cost(number), number) for number in left)
-        for spent, number in costs[:step]:
-            order.append((spent, number))
-            left.remove(number)
-            for i, (_, state) in enumerate(states):
-                if len(columns[number, i]) and left:
-                    state.remove(columns[number, i])
+        step = costs[: max(1, round(STEP * len(left)))] if len(order) < limit else costs
+        order += step
+        left = [number for number in left if number not in {number for _, number in step}]
+        for i, (_, state) in enumerate(states):
+            going = torch.cat([columns[number, i] for _, number in step])
+            if len(going) and left:
+                state.remove(going)
     return order
 
 
@@ -102,7 +110,11 @@ def eliminate_from(consumer: Consumer, graph: GraphModule, found: Statistics) ->
     moments = found.moments[consumer.weight]
     weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
     if moments.ones:
-        bias = tensor_at(graph, consumer.bias).detach().double() if consumer.bias else weight.new_zeros(len(weight))
+        bias = (
+            tensor_at(graph, consumer.bias).detach().double()
+            if consumer.bias
+            else weight.new_zeros(len(weight))
+        )
         weight = torch.cat([weight, bias.unsqueeze(1)], 1)
     return elimination(weight, moments.H[0])
 
@@ -114,7 +126,9 @@ def wanda(consumer: Consumer, graph: GraphModule, found: Statistics) -> dict[int
     H = found.moments[consumer.weight].H
     energy: dict[int, float] = {}
     for group in range(consumer.groups):
-        part = weight[group * per : (group + 1) * per].square().sum(0) * H[group].diagonal()[: weight.shape[1]]
+        part = (
+            weight[group * per : (group + 1) * per].square().sum(0) * H[group].diagonal()[: weight.shape[1]]
+        )
         labels = consumer.columns[group].repeat_interleave(consumer.area(graph)).tolist()
         for label, value in zip(labels, part.tolist()):
             energy[label] = energy.get(label, 0.0) + value
@@ -173,7 +187,9 @@ def taylor(
         with torch.enable_grad():
             outputs = graph(*inputs)
             outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-            value = sum((o - o.mean(0, keepdim=True)).square().mean() for o in outputs if o.is_floating_point())
+            value = sum(
+                (o - o.mean(0, keepdim=True)).square().mean() for o in outputs if o.is_floating_point()
+            )
             grads = torch.autograd.grad(value, tensors, allow_unused=True)  # type: ignore[arg-type]
         for whole, grad in zip(totals, grads):
             if grad is not None:
@@ -213,18 +229,28 @@ def energies(
     for node in graph.graph.nodes:
         if packet(node) is aten.scaled_dot_product_attention:
             pairs.append((node.args[0], -1, node.args[1], -1))
-        elif packet(node) in (aten.matmul, aten.bmm) and all(isinstance(units.of(a), Labels) for a in node.args[:2]):
+        elif packet(node) in (aten.matmul, aten.bmm) and all(
+            isinstance(units.of(a), Labels) for a in node.args[:2]
+        ):
             pairs.append((node.args[0], -1, node.args[1], -2))
     scores = dict.fromkeys(group.units, 0.0)
     for one, axis, other, other_axis in pairs:
-        sides = [squares(units, graph, part, along, data, members) for part, along in ((one, axis), (other, other_axis))]
+        sides = [
+            squares(units, graph, part, along, data, members)
+            for part, along in ((one, axis), (other, other_axis))
+        ]
         for label in members & sides[0].keys() & sides[1].keys():
             scores[label] += sides[0][label] * sides[1][label]
     return scores
 
 
 def squares(
-    units: Units, graph: GraphModule, node: object, axis: int, data: Sequence[tuple[Tensor, ...]], members: set[int]
+    units: Units,
+    graph: GraphModule,
+    node: object,
+    axis: int,
+    data: Sequence[tuple[Tensor, ...]],
+    members: set[int],
 ) -> dict[int, float]:
     labels = units.of(node)
     planes = [plane for plane in labels.along(axis)]

@@ -38,7 +38,9 @@ class Product:
 def products(units: Units) -> list[Product]:
     """All operations that multiply, with what their size depends on."""
     rows = len(units.trace.example[0])
-    return [one for node in units.trace.graph.graph.nodes if (one := product_at(units, node, rows)) is not None]
+    return [
+        one for node in units.trace.graph.graph.nodes if (one := product_at(units, node, rows)) is not None
+    ]
 
 
 def product_at(units: Units, node: Node, rows: int) -> Product | None:

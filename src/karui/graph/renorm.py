@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional
 
-from karui.graph.compensate import relative_error
+from karui.graph.compensate import Held, damage
 from karui.graph.consumers import tensor_at
 from karui.graph.trace import packet
 
@@ -38,11 +38,9 @@ class Observed(Interpreter):
         return functional.batch_norm(x, None, None, weight, bias, training=True, eps=args[7])
 
 
-def reestimate(
-    graph: GraphModule, original: GraphModule, data: Sequence[tuple[Tensor, ...]], held: Collection[tuple[Tensor, ...]]
-) -> bool:
+def reestimate(graph: GraphModule, data: Sequence[tuple[Tensor, ...]], held: Held) -> bool:
     """Put new statistics in where that brings the answers on ``held`` closer to the original's; tells whether."""
-    before = relative_error(graph, original, held)
+    before = damage(graph, held)
     seen = Observed(graph)
     with torch.no_grad():
         for inputs in data:
@@ -57,7 +55,7 @@ def reestimate(
                     tensor = tensor_at(graph, str(part.target))
                     kept[str(part.target)] = tensor.detach().clone()
                     tensor.data.copy_(value)
-    if kept and relative_error(graph, original, held) < before:
+    if kept and damage(graph, held) < before:
         return True
     for path, tensor in kept.items():
         tensor_at(graph, path).data.copy_(tensor)

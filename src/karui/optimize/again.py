@@ -19,7 +19,9 @@ from karui.errors import KaruiError, Tampered, UsageError
 from karui.measurement import Check
 from karui.optimize.job import read_targets
 from karui.optimize.result import open_result
+from karui.optimize.workshop import reference_folder
 from karui.process import Limits
+from karui.recipe import parse_recipe
 from karui.structure import unflatten
 
 AGREEMENT_MARGIN = 0.02  # splits differ by chance
@@ -98,7 +100,7 @@ def run_checks(artifact: Artifact, records: Records, *, speed: bool) -> list[Che
     candidate = records.candidate(artifact, "now")
     try:
         candidate.load()
-        original = list(open_arrays(home / "data" / "reference" / "probe").values())
+        original = list(open_arrays(reference_folder(home / "data", parse_recipe(artifact.recipe))).values())
         expected = Expected(home / "data" / "probe", len(original[0]), original)
         batch = records.result["target"]["batch"]
         checks = list(verify(candidate, expected, trial["precision"], batch).checks)

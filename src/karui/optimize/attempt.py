@@ -20,7 +20,7 @@ from karui.errors import KaruiError, MeasureFailed
 from karui.measurement import Measurement, Quality, Ratio, Timing, Trial
 from karui.optimize.home import check_room
 from karui.optimize.job import Job
-from karui.optimize.workshop import Workshop, digest
+from karui.optimize.workshop import Workshop, digest, reference_folder
 from karui.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def measure(
 
 
 def expected(job: Job, artifact: Artifact) -> Expected:
-    original = job.reference["probe"]
+    recipe = parse_recipe(artifact.recipe)
+    changed = open_arrays(reference_folder(job.data, recipe)) if recipe.steps else {}
+    original = list(changed.values()) or job.reference["probe"]
     stored = open_arrays(artifact.folder.parent / "reference")
     names = [port.name for port in artifact.signature.outputs]
     reference = [stored[name] for name in names] if stored else None

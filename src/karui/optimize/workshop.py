@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from karui import host, runtimes, techniques
 from karui.artifact import Artifact, Signature, load_artifact, publish, save_artifact
 from karui.bench.candidate import Candidate, Opened
 from karui.builder import request
+from karui.data import save_arrays
 from karui.errors import BuildFailed, KaruiError, MeasureFailed, Unsupported, foreign
+from karui.graph.call import run_all
 from karui.graph.capture import capture
 from karui.graph.inspect import private_copy
 from karui.optimize.job import Job
 from karui.optimize.origin import copy_onnx
 from karui.process import Child, Limits
 from karui.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+REASONS = 12  # for what was left as it was, in a result
 
 
 class Workshop:
@@ -31,6 +40,7 @@ class Workshop:
         self.job, self.limits = job, limits
         self.child: Child | None = None
         self.captured: dict[str, tuple[Path, Signature]] = {}
+        self.accounts: dict[str, Mapping[str, Any]] = {}
         self.opened = Opened()
 
     def __enter__(self) -> Workshop:
@@ -62,7 +72,7 @@ class Workshop:
             runtime=recipe.runtime.name,
             signature=signature,
             threads=threads,
-            executed=answer["executed"],
+            executed=answer["executed"] | self.account(recipe),
             versions=host.versions(),
             host={"cpu": host.cpu_name(), "flags": host.facts()["flags"]},
         )
@@ -83,7 +93,7 @@ class Workshop:
         """The captured model with the recipe's steps applied, cast where the runtime wants it so."""
         precision = recipe.numerics.default
         cast = precision if runtimes.load(recipe.runtime).casts_in_torch(precision) else "fp32"
-        key = "-".join([cast, *[digest(str(step)) for step in recipe.steps]])
+        key = "-".join([cast, *([steps_key(recipe)] if recipe.steps else [])])
         if key not in self.captured:
             self.captured[key] = self.capture(recipe, cast, self.job.folder / "model" / key)
         return self.captured[key]
@@ -96,17 +106,48 @@ class Workshop:
             folder.mkdir(parents=True)
             copy_onnx(origin.path, folder / "model.onnx")
             return folder, signature
-        model = private_copy(origin.model)
+        model, accounts = self.changed(private_copy(origin.model), recipe)
+        captured = capture(model, signature, self.job.example, folder, precision)
+        if accounts:
+            (folder / "steps.json").write_text(json.dumps(accounts, indent=1), encoding="utf-8")
+        return folder, captured
+
+    def changed(self, model: nn.Module, recipe: Recipe) -> tuple[nn.Module, dict[str, Any]]:
+        """``model`` after the recipe's steps, and the account of each."""
         given = techniques.Given(
-            self.job.example, self.job.splits.calibrate.inputs, signature, self.job.train
+            self.job.example, self.job.splits.calibrate.inputs, self.job.signature, self.job.train
         )
+        accounts: dict[str, Any] = {}
         for step in recipe.steps:
             applied = techniques.load(step).apply(model, given)
             if not applied.touched:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(applied.skipped.items())[:3])
                 raise Unsupported(f"{step} found nothing to change in this model", why=why)
             model = applied.model
-        return folder, capture(model, signature, self.job.example, folder, precision)
+            accounts[str(step)] = {
+                "touched": list(applied.touched),
+                "skipped": dict(applied.skipped),
+                "facts": dict(applied.facts),
+            }
+        if recipe.steps:
+            self.accounts[steps_key(recipe)] = accounts
+            self.keep_answers(model, reference_folder(self.job.data, recipe))
+        return model, accounts
+
+    def keep_answers(self, model: nn.Module, folder: Path) -> None:
+        """A changed model is what its artifacts are verified against; the task's score judges the change."""
+        rows, signature = len(self.job.reference["probe"][0]), self.job.signature
+        inputs = {name: array[:rows] for name, array in self.job.splits.select.inputs.items()}
+        answers = run_all(model, signature.style, inputs)
+        shutil.rmtree(folder, ignore_errors=True)
+        save_arrays(dict(zip((port.name for port in signature.outputs), answers)), folder)
+
+    def account(self, recipe: Recipe) -> dict[str, Any]:
+        """What the recipe's steps did, short enough for a table; all of it is in ``steps.json``."""
+        if not recipe.steps:
+            return {}
+        accounts = self.accounts.get(steps_key(recipe), {})
+        return {"steps": {step: in_short(account) for step, account in accounts.items()}}
 
     def open(self, artifact: Artifact) -> Candidate:
         """A fresh worker for ``artifact``, loaded and ready."""
@@ -167,6 +208,29 @@ class Workshop:
             except KaruiError as error:
                 failed[name] = error
         return made, failed
+
+
+def steps_key(recipe: Recipe) -> str:
+    return "-".join(digest(str(step)) for step in recipe.steps)
+
+
+def reference_folder(data: Path, recipe: Recipe) -> Path:
+    """Where the answers of the model that ``recipe`` starts from lie: the original's, or the changed one's."""
+    return data / "reference" / (f"steps-{steps_key(recipe)}" if recipe.steps else "probe")
+
+
+def in_short(account: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts, short facts, and how often each reason kept something as it was."""
+    reasons = Counter(account["skipped"].values()).most_common(REASONS)
+    facts = {key: value for key, value in account["facts"].items() if is_short(value)}
+    return {"touched": len(account["touched"]), "left": dict(reasons)} | facts
+
+
+def is_short(value: Any) -> bool:
+    """A number, a word, or a few of them."""
+    if isinstance(value, dict):
+        return len(value) <= 64 and all(isinstance(part, (str, int, float)) for part in value.values())
+    return not isinstance(value, list) or len(value) <= 4
 
 
 def digest(text: str) -> str:

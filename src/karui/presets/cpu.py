@@ -17,13 +17,20 @@ FIRST = (
     "fp32@torchscript",
     "fp32@aot_inductor",
 )
+# narrower networks, mild ones first: what they win, and whether the budget allows it, is measured
+NARROWER = tuple(
+    f"prune_channels:macs={share} + {precision}@{runtime}"
+    for share in ("0.75", "0.5", "0.25")
+    for precision in ("fp32", "int8")
+    for runtime in ("onnxruntime", "openvino")
+)
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 
 
 def recipes() -> list[Recipe]:
-    """Likely winners first, then the rest of runtimes x precisions, then compile modes."""
+    """Likely winners first, then narrower networks, then the rest of runtimes x precisions, then compile modes."""
     grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in runtimes.names()]
-    ordered = dict.fromkeys([*FIRST, *grid, *LAST])
+    ordered = dict.fromkeys([*FIRST, *NARROWER, *grid, *LAST])
     return [
         parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in runtimes.names()
     ]

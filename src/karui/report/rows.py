@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from karui.report import fields, words
+from karui.report.changes import summary
 from karui.report.view import Run, Speed, Trial
 
 MARKS = {
@@ -104,7 +105,7 @@ def row(run: Run, trial: Trial, unit: words.TimeUnit) -> Row:
     return Row(
         tone=kind,
         name=trial.recipe,
-        detail=fields.text(trial.data, "executed", "detail"),
+        detail="; ".join(part for part in (summary(trial), fields.text(trial.data, "executed", "detail")) if part),
         size=size_cell(run, trial),
         latency=latency_cell(trial, unit),
         eager=speed_cell(trial.speedup),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from karui.report import fields, words
+from karui.report.changes import changes
 from karui.report.rows import Cell, Row, against, headers, rows
 from karui.report.text import about
 from karui.report.view import Check, Run, Trial
@@ -44,6 +45,7 @@ def body(run: Run, pictures: Pictures, note: str) -> str:
         notices(run),
         candidates(run),
         figures(run, pictures, note),
+        changes(run),
         verification(run),
         not_tried(run),
         conditions(run),

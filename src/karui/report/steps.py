@@ -23,11 +23,21 @@ def steps(run: Run) -> list[Step]:
     if not base or not best or base is best or not base.p50_s or latency(base, best) is None:
         return []
     between = run.same_runtime_fp32(best)
-    chain = [base, *([between] if between and between is not base else []), best]
+    narrower = same_steps_fp32(run, best)
+    chain = [base, *([between] if between and between is not base else []), *([narrower] if narrower else []), best]
     if any(latency(base, trial) is None for trial in chain):
         chain = [base, best]
     middle = [step(base, a, b) for a, b in zip(chain, chain[1:], strict=False)]
     return [Step(base.recipe, base.p50_s), *middle, Step(best.recipe, best.p50_s or middle[-1].after_s)]
+
+
+def same_steps_fp32(run: Run, best: Trial) -> Trial | None:
+    """The same steps and runtime before the precision was lowered."""
+    steps, plus, last = best.recipe.rpartition(" + ")
+    if not plus or best.precision == "fp32":
+        return None
+    wanted = f"{steps} + fp32@{last.partition('@')[2]}"
+    return next((trial for trial in run.trials if trial.recipe == wanted and trial.p50_s), None)
 
 
 def latency(base: Trial, trial: Trial) -> float | None:
@@ -38,7 +48,8 @@ def latency(base: Trial, trial: Trial) -> float | None:
 
 
 def step(base: Trial, before: Trial, after: Trial) -> Step:
-    speed = after.speedup if before is base else after.same_runtime
+    known = before.precision == "fp32" and " + " not in before.recipe
+    speed = after.speedup if before is base else after.same_runtime if known else None
     return Step(label(before, after), latency(base, after) or 0.0, latency(base, before), speed)
 
 
@@ -47,6 +58,8 @@ def label(before: Trial, after: Trial) -> str:
     numerics = after.recipe.rpartition("@")[0] or after.precision
     if before.runtime != after.runtime and before.precision == after.precision:
         return f"runtime: {after.runtime}"
+    if before.runtime == after.runtime and " + " in after.recipe and " + " not in before.recipe:
+        return f"steps: {numerics}"
     if before.runtime == after.runtime:
-        return f"numerics: {numerics}"
+        return f"numerics: {numerics.rpartition(' + ')[2]}"
     return f"{after.runtime} and {numerics}"

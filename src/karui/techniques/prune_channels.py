@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from karui.errors import UsageError
 from karui.graph import macs as counting
 from karui.graph.allocate import Curve, curve, levels, spend
-from karui.graph.compensate import compensate, relative_error, zero_out
+from karui.graph.compensate import compensate, damage, held_out, zero_out
 from karui.graph.consumers import batches
 from karui.graph.cut import Cut, cut
 from karui.graph.cut.removal import Removal
@@ -41,9 +41,9 @@ from karui.graph.units import Units, find_units
 from karui.graph.units.groups import Group, find_groups
 from karui.techniques import Applied, Given, Technique
 
-BATCH = 128
-HELD = 256  # calibration samples on which damage is measured
-SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+BATCH = 256
+HELD = 512  # calibration samples on which damage is measured
+SHARES = tuple(i / 16 for i in range(1, 16))  # of a group, at which damage is measured
 
 
 @final
@@ -92,7 +92,11 @@ class PruneChannels(Technique):
         p = float(self.norm)
         if not p >= 1:
             raise UsageError(f"prune_channels:norm must be at least 1, got {self.norm}", fix="1, 2 or inf")
-        for name, value in (("multiple_of", self.multiple_of), ("steps", self.steps), ("samples", self.samples)):
+        for name, value in (
+            ("multiple_of", self.multiple_of),
+            ("steps", self.steps),
+            ("samples", self.samples),
+        ):
             if value < 1:
                 raise UsageError(f"prune_channels:{name} must be at least 1, got {value}")
 
@@ -108,9 +112,10 @@ class Pruning:
         self.original: GraphModule = copy.deepcopy(self.trace.graph)
         protected = named_units(self.units, options.protect, "protect")
         self.selection = Selection(self.units, self.groups, Removal(self.units.classes, protected))
-        size = BATCH if self.trace.dynamic else len(self.trace.example[0])
+        half = -(-len(next(iter(given.calibrate.values()))) // 2)  # a fit is checked on the other half
+        size = min(BATCH, max(half, 1)) if self.trace.dynamic else len(self.trace.example[0])
         self.data = [part for part in batches(given.calibrate, size, options.samples) if self.fits(part)]
-        self.held = self.data[: -(-HELD // size)]
+        self.held = held_out(self.original, self.data[: -(-HELD // size)])
         self.products = counting.products(self.units)
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:
@@ -134,7 +139,7 @@ class Pruning:
         refitted = []
         if self.options.compensate and self.data:
             refitted = compensate(self.units, self.original, removed, self.data)
-        if self.options.compensate and reestimate(graph, self.original, self.data, self.held):
+        if self.options.compensate and reestimate(graph, self.data, self.held):
             refitted.append("batch norm statistics")
         return refitted
 
@@ -165,7 +170,9 @@ class Pruning:
         if not needed:
             return None
         if not self.data:
-            raise UsageError("prune_channels needs calibration data", fix="give calibrate=..., or importance=ln")
+            raise UsageError(
+                "prune_channels needs calibration data", fix="give calibrate=..., or importance=ln"
+            )
         return collect(self.units, self.trace.graph, self.data)
 
     @property
@@ -193,7 +200,9 @@ class Pruning:
             return {}
         return taylor(self.units, self.trace.graph, self.groups.of, self.data)
 
-    def scores(self, group: Group, found: Statistics | None, tables: Mapping[int, float]) -> Mapping[int, float]:
+    def scores(
+        self, group: Group, found: Statistics | None, tables: Mapping[int, float]
+    ) -> Mapping[int, float]:
         kind, graph = self.options.importance, self.trace.graph
         if kind == "random":
             return at_random(group, self.options.seed)
@@ -206,8 +215,15 @@ class Pruning:
         if not readers_of(group, found.consumers):
             shared = energies(self.units, graph, group, self.data)
             return shared if any(shared.values()) else norms(self.units, graph, group, 2.0, 0)
-        order = obs_order(self.units, graph, group, found, [[unit] for unit in group.units])
+        order = obs_order(
+            self.units, graph, group, found, [[unit] for unit in group.units], self.limit(group)
+        )
         return {group.units[number]: float(place) for place, (_, number) in enumerate(order)}
+
+    def limit(self, group: Group) -> int:
+        """How many units may go at most."""
+        ratio = self.options.ratio if self.options.ratio is not None else 0.5
+        return round(ratio * len(group.units)) + 1 if self.by_layer else len(group.units)
 
     def counts(self, ranked: Sequence[Ranked], found: Statistics | None, part: float) -> Mapping[str, int]:
         """How many bundles each group loses in this step."""
@@ -216,13 +232,16 @@ class Pruning:
         ratio = options.ratio if options.ratio is not None else 0.5
         if self.by_layer:
             return {
-                one.group.name: nearest(allowed[one.group.name], self.share(one, ratio * part)) for one in ranked
+                one.group.name: nearest(allowed[one.group.name], self.share(one, ratio * part))
+                for one in ranked
             }
         assert found is not None
         curves = [self.curve(one, allowed[one.group.name], found) for one in ranked]
         kept = options.macs or options.parameters or 1 - ratio
         now = self.cost(set())
-        return spend(curves, lambda gone: self.cost(gone | self.selection.gone), now * (1 - part * (1 - kept)))
+        return spend(
+            curves, lambda gone: self.cost(gone | self.selection.gone), now * (1 - part * (1 - kept))
+        )
 
     def share(self, one: Ranked, ratio: float) -> float:
         """Bundles that make up this share of the group, in units, less what is gone already."""
@@ -235,9 +254,7 @@ class Pruning:
         tried = {nearest(allowed, count) for count in levels(len(one.bundles), SHARES, len(one.bundles))}
         tried |= {max(allowed)}
         with torch.no_grad():
-            return curve(
-                self.units, self.original, one.group, one.bundles, sorted(tried | {0}), found, self.held
-            )
+            return curve(self.units, one.group, one.bundles, sorted(tried | {0}), found, self.held)
 
     def cost(self, removed: set[int]) -> float:
         """What the goal limits: multiplications, stored numbers, or units."""
@@ -269,5 +286,5 @@ class Pruning:
             "kept": sizes,
             "positions": dict(done.positions),
             "refitted": list(refitted),
-            "output_error": relative_error(self.trace.graph, self.original, self.held) if self.held else None,
+            "damage": damage(self.trace.graph, self.held) if self.data else None,
         }

@@ -1,0 +1,189 @@
+"""Channels removed with no training and no labels, beside norms alone and Torch-Pruning, on the same networks.
+
+    python -m benchmarks.channels > benchmarks/results/channels.md
+
+Needs ``make data`` and the checkpoints ``mnist`` and ``deep`` (python -m benchmarks.networks.train mnist deep).
+The peer takes part where it is installed (pip install torch-pruning==1.6.1); its Taylor importance sees labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from benchmarks.networks import tasks
+from torch import Tensor, nn
+from torch.nn import functional
+
+from karui import techniques
+from karui.graph.call import signature_of
+from karui.graph.inspect import macs, private_copy
+from karui.recipe import parse_named
+
+CALIBRATION = 1000  # unlabelled training images
+
+MNIST = (
+    ("L1 norm alone", "importance=ln,norm=1,compensate=false"),
+    ("L2 norm alone", "importance=ln,norm=2,compensate=false"),
+    ("L-infinity norm alone", "importance=ln,norm=inf,compensate=false"),
+    ("L1 norm + least squares", "importance=ln,norm=1"),
+    ("L2 norm + least squares", "importance=ln,norm=2"),
+    ("L-infinity norm + least squares", "importance=ln,norm=inf"),
+    ("OBS + least squares", ""),
+)
+RESNET = (("L2 norm alone", "importance=ln,compensate=false"), ("OBS + least squares", ""))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Calibration images and labels (the peer's Taylor uses these), and the whole test set."""
+
+    images: Tensor
+    labels: Tensor
+    test: Tensor
+    answers: Tensor
+
+
+def data_of(task: tasks.Task) -> Data:
+    parts = [split[i] for split in (task.select, task.confirm) for i in range(len(split))]
+    return Data(
+        task.train.tensors[0][:CALIBRATION],
+        task.train.tensors[1][:CALIBRATION],
+        torch.stack([x for x, _ in parts]),
+        torch.stack([y for _, y in parts]),
+    )
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Data) -> float:
+    found = torch.cat([model(batch).argmax(1) for batch in data.test.split(500)])
+    return 100 * float((found == data.answers).double().mean())
+
+
+def karui_pruned(model: nn.Module, data: Data, options: str) -> nn.Module:
+    copied = private_copy(model)
+    signature, example = signature_of(copied, data.images[:8], 1)
+    given = techniques.Given(example, {signature.inputs[0].name: data.images.numpy()}, signature)
+    return techniques.load(parse_named(f"prune_channels:{options}")).apply(copied, given).model
+
+
+def peer_pruned(model: nn.Module, data: Data, kind: str, share: float) -> nn.Module:
+    """Torch-Pruning at the ratio that leaves this share of the MACs, then batch norm statistics anew."""
+    low, high, best = 0.0, 0.95, copy.deepcopy(model)
+    for _ in range(7):
+        ratio = (low + high) / 2
+        made = peer_at(model, data, kind, ratio)
+        if cost(made, data) > share * cost(model, data):
+            low = ratio
+        else:
+            high, best = ratio, made
+    return renormed(best, data)
+
+
+def peer_at(model: nn.Module, data: Data, kind: str, ratio: float) -> nn.Module:
+    import torch_pruning as tp
+
+    twin = copy.deepcopy(model)
+    importance = (
+        tp.importance.GroupTaylorImportance() if kind == "taylor" else tp.importance.GroupMagnitudeImportance(p=2)
+    )
+    heads = [m for m in twin.modules() if isinstance(m, nn.Linear)][-1:]
+    pruner = tp.pruner.BasePruner(
+        twin, data.images[:2], importance=importance, pruning_ratio=ratio, ignored_layers=heads,
+        global_pruning=True,
+    )  # fmt: skip
+    if kind == "taylor":
+        functional.cross_entropy(twin(data.images), data.labels).backward()
+    pruner.step()
+    return twin.eval()
+
+
+@torch.no_grad()
+def renormed(model: nn.Module, data: Data) -> nn.Module:
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    if norms:
+        model.train()
+        for batch in data.images.split(250):
+            model(batch)
+    return model.eval()
+
+
+def cost(model: nn.Module, data: Data) -> int:
+    return macs(model, (data.images[:1],), {})
+
+
+def rows(
+    model: nn.Module, data: Data, goals: list[tuple[str, str]], ways: tuple[tuple[str, str], ...]
+) -> None:
+    base, whole = accuracy(model, data), cost(model, data)
+    print(f"Before pruning: {base:.2f} % on {len(data.answers):,} test images, {whole:,} MACs.\n")
+    print("| goal | how | MACs | accuracy | points lost | seconds |")
+    print("|---|---|--:|--:|--:|--:|")
+    for title, goal in goals:
+        made: list[tuple[str, Callable[[], nn.Module]]] = [
+            (name, lambda options=options, goal=goal: karui_pruned(model, data, f"{goal},{options}".strip(",")))
+            for name, options in ways
+        ]
+        share = reached(model, data, f"{goal},{ways[-1][1]}".strip(","))
+        made += [
+            (
+                f"Torch-Pruning, {kind}, norms re-estimated",
+                lambda kind=kind, share=share: peer_pruned(model, data, kind, share),
+            )
+            for kind in peers()
+        ]
+        for name, make in made:
+            print(row(title, name, make, data, base, whole), flush=True)
+
+
+def reached(model: nn.Module, data: Data, options: str) -> float:
+    """The share of MACs that karui's best way leaves: the peer gets the same."""
+    return cost(karui_pruned(model, data, options), data) / cost(model, data) if peers() else 0.0
+
+
+def row(title: str, name: str, make: Callable[[], nn.Module], data: Data, base: float, whole: int) -> str:
+    start = time.perf_counter()
+    try:
+        model = make()
+    except Exception as error:
+        return f"| {title} | {name} | | | | failed: {type(error).__name__}: {error} |"
+    seconds = time.perf_counter() - start
+    score = accuracy(model, data)
+    return f"| {title} | {name} | 1/{whole / cost(model, data):.2f} | {score:.2f} | {base - score:+.2f} | {seconds:.0f} |"
+
+
+def peers() -> list[str]:
+    try:
+        import torch_pruning  # noqa: F401
+    except ImportError:
+        return []
+    return ["magnitude", "taylor"]
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print("# Channels removed, with no training\n")
+    print(f"{CALIBRATION:,} unlabelled calibration images, one thread, one seed. ", end="")
+    print("The peer gets the MACs that the last row of karui left, and may use labels (Taylor).\n")
+    print("## The MNIST network, both convolutions\n")
+    task = tasks.task("mnist")
+    ratios = [(f"{share} of the channels out", f"ratio={ratio}") for share, ratio in (("50 %", 0.5), ("75 %", 0.75))]
+    rows(task.model, data_of(task), ratios, MNIST)
+    print("\n## The Fashion-MNIST ResNet with two blocks a stage, inner and coupled channels\n")
+    task = tasks.task("deep")
+    goals = [(f"MACs / {word}", f"macs={share}") for word, share in (("1.33", 0.75), ("2", 0.5), ("4", 0.25))]
+    rows(task.model, data_of(task), goals, RESNET)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What the steps of the shown recipe did to the network: what went, what stayed, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from karui.report import fields, words
+from karui.report.fields import Json
+from karui.report.view import Run, Trial
+
+
+def changes(run: Run) -> str:
+    """A section of the page; empty when the shown recipe has no steps."""
+    trial = run.shown
+    found = fields.at(trial.data, "executed", "steps") if trial else None
+    if not trial or not isinstance(found, Mapping) or not found:
+        return ""
+    parts = "".join(one_step(name, account) for name, account in found.items() if isinstance(account, Mapping))
+    return f"<section><h2>What was changed in the network</h2>{parts}</section>" if parts else ""
+
+
+def one_step(name: str, account: Json) -> str:
+    facts = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in told(account))
+    widths = widths_table(account)
+    reasons = left(account)
+    return f"<h3><code>{escape(name)}</code></h3><dl class=pairs>{facts}</dl>{widths}{reasons}"
+
+
+def told(account: Json) -> list[tuple[str, str]]:
+    """The facts that are one number or one word each."""
+    found = []
+    for key in ("macs", "parameters"):
+        pair = fields.numbers(account, key)
+        if len(pair) == 2 and pair[1]:
+            before, after = (words.big_count(value) for value in pair)
+            found.append((key.replace("macs", "MACs a sample"), f"{before} → {after} (1/{pair[0] / pair[1]:.2f})"))
+    for key, title in (("damage", "damage before the task's score"), ("cut_error", "cut against masked model")):
+        value = fields.number(account, key)
+        if value is not None:
+            found.append((title, f"{value:.2g}"))
+    form = {"module": "your own class, smaller", "graph": "the exported graph, rewritten"}
+    if fields.text(account, "form"):
+        found.append(("result", form.get(fields.text(account, "form"), fields.text(account, "form"))))
+    return found
+
+
+def widths_table(account: Json) -> str:
+    """Width of each group of units before and after, as bars."""
+    kept = fields.at(account, "kept")
+    if not isinstance(kept, Mapping) or not kept:
+        return ""
+    rows = "".join(width_row(str(name), str(text)) for name, text in kept.items())
+    return (
+        '<table class="widths"><caption>Units kept in each group of layers that share them</caption>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def width_row(name: str, text: str) -> str:
+    after, _, before = text.partition(" of ")
+    share = int(after) / int(before) if after.isdigit() and before.isdigit() and int(before) else 1.0
+    bar = f'<i class="bar" style="width:{100 * share:.0f}%"></i>'
+    return f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{escape(text)}</td><td>{bar}</td></tr>'
+
+
+def left(account: Json) -> str:
+    """Why the rest stayed as it was."""
+    reasons = fields.at(account, "left")
+    if not isinstance(reasons, Mapping) or not reasons:
+        return ""
+    items = "".join(f"<li>{escape(str(why))} <small>×{escape(str(n))}</small></li>" for why, n in reasons.items())
+    return f"<details><summary>What stayed as it was, and why</summary><ul class=remarks>{items}</ul></details>"
+
+
+def summary(trial: Trial) -> str:
+    """For the table: by how much the steps made the network smaller."""
+    steps: Any = fields.at(trial.data, "executed", "steps")
+    found = []
+    for account in steps.values() if isinstance(steps, Mapping) else ():
+        for key, noun in (("macs", "MACs"), ("parameters", "parameters")):
+            pair = fields.numbers(account, key)
+            if len(pair) == 2 and pair[1]:
+                found.append(f"{noun} 1/{pair[0] / pair[1]:.2f}")
+    return ", ".join(found)

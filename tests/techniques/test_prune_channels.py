@@ -1,0 +1,238 @@
+"""prune_channels: goals are reached, compensation pays, options do what they say, the model given is untouched."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import karui
+from karui.errors import KaruiError, UsageError
+from karui.graph import cut as cutting
+from karui.graph.inspect import state_digest
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.*LeafSpec.*:FutureWarning")
+
+
+class Residual(nn.Module):
+    """Stem, one residual block, head; batch norms everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+        self.conv1 = nn.Conv2d(12, 20, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(20)
+        self.conv2 = nn.Conv2d(20, 12, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu(x + self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Images of low rank, so that channels can stand in for each other."""
+    rng = np.random.default_rng(0)
+    basis = rng.standard_normal((6, 3, 8, 8))
+    return np.einsum("nk,kchw->nchw", rng.standard_normal((200, 6)), basis).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    torch.manual_seed(0)
+    net = Residual()
+    net.train()
+    with torch.no_grad():
+        for batch in torch.from_numpy(data).split(50):
+            net(batch)
+    return net.eval()
+
+
+def prune(model, data, options):
+    text = f"prune_channels:{options}" if options else "prune_channels"
+    return karui.apply(text, model, inputs=torch.from_numpy(data[:4]), calibrate=[torch.from_numpy(data)])
+
+
+def widths(model):
+    return [len(model.stem[0].weight), len(model.conv1.weight), len(model.conv2.weight)]
+
+
+@torch.no_grad()
+def moved(one, other, data):
+    x = torch.from_numpy(data)
+    return float((one(x) - other(x)).square().mean() / other(x).var())
+
+
+@pytest.mark.gate
+def test_half_of_every_layer_goes_and_the_class_stays(model, data):
+    before = state_digest(model)
+    found = prune(model, data, "")
+    assert type(found.model) is Residual
+    assert widths(found.model) == [6, 10, 6]
+    assert found.model.conv1.in_channels == 6
+    assert found.model.norm1.num_features == 10
+    assert found.model.head.in_features == 6
+    assert found.facts["cut_error"] < 1e-5
+    assert set(found.touched) >= {"conv1", "norm1", "head"}
+    assert "output" in found.skipped["head.weight[0]"]
+    assert state_digest(model) == before
+
+
+@pytest.mark.gate
+def test_obs_with_least_squares_loses_less_than_norms(model, data):
+    errors = {
+        way: moved(prune(model, data, f"ratio=0.5,{way}").model, model, data)
+        for way in ("importance=ln,compensate=false", "importance=ln", "importance=obs")
+    }
+    alone, repaired, best = errors.values()
+    assert repaired < 0.3 * alone
+    assert best < 0.3 * alone
+
+
+@pytest.mark.parametrize(("goal", "share"), [("macs", 0.5), ("parameters", 0.6)])
+def test_a_goal_is_reached(model, data, goal, share):
+    found = prune(model, data, f"{goal}={share}")
+    before, after = found.facts[goal]
+    assert after <= share * before
+    assert after > 0.6 * share * before
+
+
+def test_the_macs_told_are_those_that_torch_counts(model, data):
+    from karui.graph.inspect import macs
+
+    found = prune(model, data, "ratio=0.5")
+    x = torch.from_numpy(data[:1])
+    assert found.facts["macs"] == [macs(model, (x,), {}), macs(found.model, (x,), {})]
+
+
+def test_global_scope_takes_a_share_of_all_units(model, data):
+    kept = prune(model, data, "ratio=0.4,scope=global").facts["kept"]
+    left, whole = (sum(int(text.split(" of ")[i]) for text in kept.values()) for i in (0, 1))
+    assert whole == 32
+    assert 0.4 * 32 <= whole - left <= 0.4 * 32 + 3
+
+
+def test_layers_that_are_protected_stay(model, data):
+    found = prune(model, data, 'protect=["conv1"]').model
+    assert widths(found) == [6, 20, 6]
+    some = prune(model, data, 'importance=random,protect=["conv1:0,1,2"]').facts["positions"]["conv1.weight"]
+    assert {0, 1, 2} <= set(some["0"])
+
+
+@pytest.mark.gate
+def test_named_channels_go_and_no_others(model, data):
+    found = prune(model, data, 'remove=["conv1:3,5,19"]')
+    assert widths(found.model) == [12, 17, 12]
+    assert found.facts["positions"]["conv1.weight"]["0"] == [i for i in range(20) if i not in (3, 5, 19)]
+
+
+def test_widths_are_multiples(model, data):
+    assert all(width % 4 == 0 for width in widths(prune(model, data, "ratio=0.45,multiple_of=4").model))
+
+
+def test_steps_reach_the_same_goal(model, data):
+    found = prune(model, data, "macs=0.5,steps=2").facts
+    assert found["macs"][1] <= 0.5 * found["macs"][0]
+
+
+@pytest.mark.parametrize(
+    "way", ["importance=ln,norm=1", "importance=ln,norm=inf", "importance=ln,dim=1", "importance=taylor",
+            "importance=norm_scale", "importance=random,seed=3"],
+)  # fmt: skip
+def test_every_importance_prunes_as_asked(model, data, way):
+    assert widths(prune(model, data, f"ratio=0.5,{way}").model) == [6, 10, 6]
+
+
+def test_chance_is_the_seeds(model, data):
+    def kept(seed):
+        return prune(model, data, f"importance=random,compensate=false,seed={seed}").facts["positions"]
+
+    assert kept(1) == kept(1) != kept(2)
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("ratio=0.5,macs=0.5", "several goals"),
+        ("ratio=1.5", "between 0 and 1"),
+        ("macs=0", "between 0 and 1"),
+        ("norm=0.5", "at least 1"),
+        ("multiple_of=0", "at least 1"),
+        ('protect=["nowhere"]', "no layer 'nowhere'"),
+        ('remove=["conv1:99"]', "names no outputs"),
+        ('remove=["head:0"]', "cannot go"),
+    ],
+)
+def test_bad_options_are_told(model, data, options, words):
+    before = state_digest(model)
+    with pytest.raises(UsageError, match=words):
+        prune(model, data, options)
+    assert state_digest(model) == before
+
+
+@pytest.mark.gate
+def test_channels_that_are_constant_leave_their_constant(data):
+    """A batch norm with gamma 0 and beta 0.7 gives a constant: the next layer's bias takes it in."""
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(96, 4)
+    ).eval()
+    with torch.no_grad():
+        net[1].weight[:4], net[1].bias[:4] = 0.0, 0.7
+    found = prune(net, data, 'remove=["0:0,1,2,3"]').model
+    assert len(found[0].weight) == 4
+    assert moved(found, net, data) < 1e-8
+
+
+def test_mode_hooks_ties_and_gradients_are_kept(model, data):
+    twin = copy.deepcopy(model)
+    twin.conv1.weight.requires_grad_(False)
+    twin.other = twin.conv1.weight
+    calls = []
+    twin.head.register_forward_hook(lambda *_: calls.append(1))
+    twin.train()
+    found = prune(twin, data, "importance=ln,compensate=false").model
+    assert found.training and found.conv1.training
+    assert not found.conv1.weight.requires_grad
+    assert found.conv2.weight.requires_grad
+    assert found.other is found.conv1.weight
+    before = len(calls)
+    found(torch.from_numpy(data[:2]))
+    assert len(calls) > before
+
+
+STEPS = ["edits", "masked", "cut_module", "cut_graph", "verified", "kept_positions"]
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("step", STEPS)
+def test_a_failure_at_any_step_leaves_the_model_as_it_was(model, data, monkeypatch, step):
+    before = state_digest(model)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError(f"injected at {step}")
+
+    monkeypatch.setattr(cutting, step, fail)
+    try:
+        made = prune(model, data, "importance=ln,compensate=false")
+        assert step in ("cut_module", "cut_graph")  # the other form stands in, or was not needed
+        assert made.facts["form"] == ("graph" if step == "cut_module" else "module")
+    except (KaruiError, RuntimeError):
+        pass
+    assert state_digest(model) == before
+    assert widths(model) == [12, 20, 12]
+
+
+def test_a_model_with_nothing_to_remove_says_why(data):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval()
+    found = prune(net, data, "")
+    assert found.touched == ()
+    assert all(found.skipped.values())
