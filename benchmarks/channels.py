@@ -1,9 +1,12 @@
-"""Channels removed with no training and no labels, beside norms alone and Torch-Pruning, on the same networks.
+"""Channels removed with no training and no labels, beside norms alone and Torch-Pruning, on the same
+networks.
 
     python -m benchmarks.channels > benchmarks/results/channels.md
 
-Needs ``make data`` and the checkpoints ``mnist`` and ``deep`` (python -m benchmarks.networks.train mnist deep).
-The peer takes part where it is installed (pip install torch-pruning==1.6.1); its Taylor importance sees labels.
+Needs ``make data`` and the checkpoints ``mnist`` and ``deep`` (python -m benchmarks.networks.train mnist
+deep). The peer takes part where it is installed (pip install torch-pruning==1.6.1); its Taylor importance
+sees
+labels.
 """
 
 from __future__ import annotations
@@ -90,7 +93,9 @@ def peer_at(model: nn.Module, data: Data, kind: str, ratio: float) -> nn.Module:
 
     twin = copy.deepcopy(model)
     importance = (
-        tp.importance.GroupTaylorImportance() if kind == "taylor" else tp.importance.GroupMagnitudeImportance(p=2)
+        tp.importance.GroupTaylorImportance()
+        if kind == "taylor"
+        else tp.importance.GroupMagnitudeImportance(p=2)
     )
     heads = [m for m in twin.modules() if isinstance(m, nn.Linear)][-1:]
     pruner = tp.pruner.BasePruner(
@@ -129,7 +134,10 @@ def rows(
     print("|---|---|--:|--:|--:|--:|")
     for title, goal in goals:
         made: list[tuple[str, Callable[[], nn.Module]]] = [
-            (name, lambda options=options, goal=goal: karui_pruned(model, data, f"{goal},{options}".strip(",")))
+            (
+                name,
+                lambda options=options, goal=goal: karui_pruned(model, data, f"{goal},{options}".strip(",")),
+            )
             for name, options in ways
         ]
         share = reached(model, data, f"{goal},{ways[-1][1]}".strip(","))
@@ -153,11 +161,12 @@ def row(title: str, name: str, make: Callable[[], nn.Module], data: Data, base: 
     start = time.perf_counter()
     try:
         model = make()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a peer that fails is a row that says so
         return f"| {title} | {name} | | | | failed: {type(error).__name__}: {error} |"
     seconds = time.perf_counter() - start
     score = accuracy(model, data)
-    return f"| {title} | {name} | 1/{whole / cost(model, data):.2f} | {score:.2f} | {base - score:+.2f} | {seconds:.0f} |"
+    left = whole / cost(model, data)
+    return f"| {title} | {name} | 1/{left:.2f} | {score:.2f} | {base - score:+.2f} | {seconds:.0f} |"
 
 
 def peers() -> list[str]:
@@ -177,7 +186,9 @@ def main() -> None:
     print("The peer gets the MACs that the last row of karui left, and may use labels (Taylor).\n")
     print("## The MNIST network, both convolutions\n")
     task = tasks.task("mnist")
-    ratios = [(f"{share} of the channels out", f"ratio={ratio}") for share, ratio in (("50 %", 0.5), ("75 %", 0.75))]
+    ratios = [
+        (f"{share} of the channels out", f"ratio={ratio}") for share, ratio in (("50 %", 0.5), ("75 %", 0.75))
+    ]
     rows(task.model, data_of(task), ratios, MNIST)
     print("\n## The Fashion-MNIST ResNet with two blocks a stage, inner and coupled channels\n")
     task = tasks.task("deep")

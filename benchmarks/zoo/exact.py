@@ -1,7 +1,8 @@
-"""Is a cut exact? One model pruned at random, and compared with the uncut model whose removed slices are zero.
+"""Is a cut exact? One model pruned at random, and compared with the uncut model whose removed slices are
+zero.
 
-The masks are made from the manifest of kept positions, not from karui's labels, and the inputs are others than the
-ones the cut verified itself with.
+The masks are made from the manifest of kept positions, not from karui's labels, and the inputs are others
+than the ones the cut verified itself with.
 """
 
 from __future__ import annotations

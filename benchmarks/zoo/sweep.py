@@ -1,6 +1,6 @@
 """The whole zoo and a thousand random networks: three seeds, three ratios, cut against masked.
 
-    python -m benchmarks.zoo.sweep > benchmarks/results/zoo.md
+python -m benchmarks.zoo.sweep > benchmarks/results/zoo.md
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def main() -> None:
     torch.set_num_threads(1)
     print("# Cut = masked\n")
     print("Each model is pruned at random and compared, on fresh inputs, with the uncut model whose removed ")
-    print("slices are zero. Exact: at most 1e-5 of the largest answer. Reached: every group of units within 5 ")
+    print(
+        "slices are zero. Exact: at most 1e-5 of the largest answer. Reached: every group of units within 5 "
+    )
     print("points of the ratio, or within one set that can only go together.\n")
     print("| theme | models | runs | exact | reached | nothing may go | refused | WRONG | largest error |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
@@ -47,7 +49,7 @@ def main() -> None:
 def one(case: Case, ratio: float, seed: int) -> Outcome:
     try:
         return check(case, built(case, seed), ratio, seed)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a crash is counted as wrong
         print(f"{case.name} {ratio} {seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return Outcome("WRONG", error=float("inf"), why=str(error))
 

@@ -1,4 +1,6 @@
-"""prune_channels: goals are reached, compensation pays, options do what they say, the model given is untouched."""
+"""prune_channels: goals are reached, compensation pays, options do what they say, the model given is
+untouched.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,17 @@
 """How many units each group loses: the least damage to the answers for the multiplications that have to go.
 
-Damage is measured, not assumed: a group is pruned by itself, the layers that read it are refitted in closed form, and the
-answers are compared with the original's on part of the calibration data. No labels are needed.
+Damage is measured, not assumed: a group is pruned by itself, the layers that read it are refitted in
+closed form, and the answers are compared with the original's on part of the calibration data. No labels
+are needed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.fx import GraphModule
 
@@ -39,12 +42,6 @@ class Curve:
         return set().union(*self.bundles[:count])
 
 
-def levels(count: int, shares: Sequence[float], most: int) -> tuple[int, ...]:
-    """Numbers of bundles to try; ``most`` may go at all."""
-    wanted = {min(most, round(share * count)) for share in shares}
-    return (0, *sorted(wanted - {0}))
-
-
 def curve(
     units: Units,
     group: Group,
@@ -60,11 +57,17 @@ def curve(
         removed = set().union(*bundles[:count])
         for consumer in readers_of(group, found.consumers):
             take_over(graph, consumer, found, removed)
-        zero_out(graph, units, gone_of(units.classes, removed))
+        zero_out(graph, units, gone_of(units.roots, removed))
         errors.append(damage(graph, held))
         for path, tensor in kept.items():
             tensor_at(graph, path).data.copy_(tensor)
     return Curve(group, tuple(bundles), tuple(counts), rising(errors))
+
+
+def between(curve: Curve, counts: Sequence[int]) -> Curve:
+    """The curve at all ``counts``, straight lines drawn between those that were measured."""
+    errors = np.interp(counts, curve.counts, curve.errors)
+    return dataclasses.replace(curve, counts=tuple(counts), errors=tuple(errors.tolist()))
 
 
 def rising(errors: Sequence[float]) -> tuple[float, ...]:
@@ -105,7 +108,7 @@ def spend(curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: floa
         best: tuple[float, Curve, int, float] | None = None
         for one in curves:
             at = one.counts.index(chosen[one.group.name])
-            for next_at in range(at + 1, len(one.counts)):
+            for next_at in jumps(at, len(one.counts)):
                 after = cost(removed | one.removed(one.counts[next_at]))
                 if after >= now:
                     continue
@@ -119,3 +122,8 @@ def spend(curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: floa
         chosen[one.group.name] = count
         removed |= one.removed(count)
     return chosen
+
+
+def jumps(at: int, end: int) -> list[int]:
+    """Next places to look at, each twice as far as the one before: a long way can be cheap at its end."""
+    return [at + 2**power for power in range(end.bit_length()) if at + 2**power < end]

@@ -1,7 +1,9 @@
-"""Letting what stays take over from what goes: least squares, layer by layer, on inputs from the changed model.
+"""Letting what stays take over from what goes: least squares, layer by layer, on inputs from the changed
+model.
 
-Targets are the original model's. Where a layer's result is added to a shortcut, the target is the original sum minus
-what the shortcut, already changed, delivers; so drift from earlier layers is made up for as well. No labels.
+Targets are the original model's. Where a layer's result is added to a shortcut, the target is the
+original sum minus what the shortcut, already changed, delivers; so drift from earlier layers is made up
+for as well. No labels.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def affine(graph: GraphModule, consumer: Consumer) -> Affine | None:
     if consumer.norm is None:
         return None
     weight, bias, mean, variance = (tensor_at(graph, str(part.target)) for part in norm_parts(consumer))
-    scale = weight / torch.sqrt(variance + consumer.norm.args[7])  # type: ignore[operator]
+    scale = weight / torch.sqrt(variance + float(consumer.norm.args[7]))  # type: ignore[arg-type]
     return Affine(scale.detach(), (bias - mean * scale).detach())
 
 
@@ -68,7 +70,8 @@ def compensate(
     gone: Gone,
     data: Sequence[tuple[Tensor, ...]],
 ) -> list[str]:
-    """Refit, in place, every layer of ``units.trace.graph`` that the removal reaches; gives their weights' paths.
+    """Refit, in place, every layer of ``units.trace.graph`` that the removal reaches; gives their weights'
+    paths.
 
     data: at least two batches of flat inputs. original: the graph before anything was zeroed.
     """
@@ -107,30 +110,37 @@ def refit(
     for number, inputs in enumerate(data):
         x, y = problem(graph, original, consumer, inputs)
         halves[number % 2].add(inputs_of(consumer, x), outputs_of(consumer, y))
-    weight = tensor_at(graph, consumer.weight)
-    outputs = len(weight) // consumer.groups
-    keep_rows = ~gone.at(consumer.rows).reshape(consumer.groups, outputs) & invertible(
-        graph, consumer
-    ).reshape(consumer.groups, outputs)
-    area = consumer.area(graph)
     bias = bias_of(graph, consumer)
     for group in range(consumer.groups):
-        columns = ~gone.at(consumer.columns[group]).repeat_interleave(area)
-        rows = slice(group * outputs, (group + 1) * outputs)
-        start = weight.data[rows].reshape(outputs, -1).T.double()
-        if ones:
-            columns = torch.cat([columns, torch.ones(1, dtype=torch.bool)])
-            start = torch.cat([start, bias[rows].double().unsqueeze(0)])
-        if not bool(columns.any()):
-            continue
-        new = fit(halves, group, start, columns).T.float()
-        chosen = keep_rows[group]
-        flat = weight.data[rows].reshape(outputs, -1)
-        flat[chosen] = new[chosen, : flat.shape[1]]
-        weight.data[rows] = flat.reshape(weight.data[rows].shape)
-        if ones:
-            bias[rows][chosen] = new[chosen, -1]
+        refit_group(graph, consumer, gone, group, (halves, bias))
     store_bias(graph, consumer, bias)
+
+
+def refit_group(
+    graph: GraphModule,
+    consumer: Consumer,
+    gone: Gone,
+    group: int,
+    found: tuple[tuple[Moments, Moments], Tensor],
+) -> None:
+    """One group of a layer, in place; its part of the bias too."""
+    (halves, bias), weight = found, tensor_at(graph, consumer.weight).data
+    outputs, ones = len(weight) // consumer.groups, halves[0].ones
+    rows = slice(group * outputs, (group + 1) * outputs)
+    columns = ~gone.at(consumer.columns[group]).repeat_interleave(consumer.area(graph))
+    start = weight[rows].reshape(outputs, -1).T.double()
+    if ones:
+        columns = torch.cat([columns, torch.ones(1, dtype=torch.bool)])
+        start = torch.cat([start, bias[rows].double().unsqueeze(0)])
+    if not bool(columns.any()):
+        return
+    new = fit(halves, group, start, columns).T.float()
+    chosen = (~gone.at(consumer.rows) & invertible(graph, consumer))[rows]
+    flat = weight[rows].reshape(outputs, -1).clone()
+    flat[chosen] = new[chosen, : flat.shape[1]]
+    weight[rows] = flat.reshape(weight[rows].shape)
+    if ones:
+        bias[rows] = torch.where(chosen, new[:, -1], bias[rows])
 
 
 def problem(

@@ -1,4 +1,6 @@
-"""The layers that read units through a weight: where a removed unit's part can be taken over by the others."""
+"""The layers that read units through a weight: where a removed unit's part can be taken over by the
+others.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ def sum_after(node: Node) -> tuple[Node, Node] | None:
 
 
 def in_order(consumers: Collection[Consumer], graph: GraphModule) -> list[Consumer]:
-    """Topological; of several that meet in one sum the widest comes last, for it can make up for the others."""
+    """Topological; of several that meet in one sum the widest comes last, for it can make up for the
+    others.
+    """
     place = {node: i for i, node in enumerate(graph.graph.nodes)}
 
     def key(one: Consumer) -> tuple[int, int, int]:

@@ -1,8 +1,11 @@
 """Second moments of a layer's inputs, and what follows from them: least-squares weights and removal costs.
 
-For a layer with inputs X (rows x n, with a column of ones for the bias) and weights W, everything is in H = X'X. The
-cost of removing the columns S and letting the others take over is tr(W_S (H^-1_SS)^-1 W_S') (Hassibi & Stork 1993;
-Frantar & Alistarh 2022, arXiv:2208.11580). Products are summed in float64, batch by batch; activations are not kept.
+For a layer with inputs X (rows x n, with a column of ones for the bias) and weights W, everything is in H
+= X'X. The cost of removing the columns S and letting the others take over is tr(W_S (H^-1_SS)^-1 W_S')
+(Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv:2208.11580). Products are summed in float64, batch
+by batch;
+activations
+are not kept.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ RIDGES = (1e-4, 1e-3, 1e-2)  # shares of the mean diagonal that are tried
 
 @dataclass
 class Moments:
-    """H (groups, n, n) of the inputs, and their products with targets, (groups, n, outputs); None without any.
+    """H (groups, n, n) of the inputs, and their products with targets, (groups, n, outputs); None without
+    any.
 
     ones: whether the last of the n columns is one for the bias.
     """
@@ -79,10 +83,8 @@ def fit(halves: Sequence[Moments], group: int, start: Tensor, keep: Tensor) -> T
     if not one.rows or not other.rows:
         return start
     losses = {
-        ridge: sum(
-            loss(b.H[group], b.targets[group], solve(a.H[group], a.targets[group], start, keep, ridge))  # type: ignore[index]
-            for a, b in ((one, other), (other, one))
-        )
+        ridge: cross_loss(one, other, group, (start, keep, ridge))
+        + cross_loss(other, one, group, (start, keep, ridge))
         for ridge in RIDGES
     }
     best = min(losses, key=losses.__getitem__)
@@ -97,9 +99,18 @@ def inverse(H: Tensor, ridge: float = 1e-4) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(H + amount * torch.eye(len(H), dtype=H.dtype)))
 
 
+def cross_loss(one: Moments, other: Moments, group: int, how: tuple[Tensor, Tensor, float]) -> float:
+    """What weights fitted to one half of the data lose on the other."""
+    assert one.targets is not None and other.targets is not None
+    weights = solve(one.H[group], one.targets[group], *how)
+    return loss(other.H[group], other.targets[group], weights)
+
+
 @dataclass
 class Elimination:
-    """Removing blocks of columns one after the other from W (outputs, n), the others taking over each time."""
+    """Removing blocks of columns one after the other from W (outputs, n), the others taking over each
+    time.
+    """
 
     weights: Tensor
     inverse: Tensor

@@ -1,7 +1,8 @@
 """How much each unit matters: norms of its weights, gradients, norm scales, or what its removal would cost.
 
-Scores are comparable within a group; smaller goes first. ``obs`` asks what the layers that read the unit would lose after
-the other units have taken over, from second moments of their inputs (graph/gram); all readers count.
+Scores are comparable within a group; smaller goes first. ``obs`` asks what the layers that read the unit
+would lose after the other units have taken over, from second moments of their inputs (graph/gram); all
+readers count.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def obs_order(
 ) -> list[tuple[float, int]]:
     """Greedy elimination of ``bundles`` (sets of classes): (cost, index) in the order in which they go.
 
-    Costs are shares of the output energy of the layers that read the units, summed over these layers. Only the
-    first ``limit`` are looked for one after the other.
+    Costs are shares of the output energy of the layers that read the units, summed over these layers.
+    Only the first ``limit`` are looked for one after the other.
     """
     readers = readers_of(group, found.consumers)
     states = [(one, eliminate_from(one, graph, found)) for one in readers if one.groups == 1]
@@ -93,7 +94,8 @@ def obs_order(
         )
         return spent + sum(table.get(label, 0.0) for table in extra for label in bundles[number])
 
-    left, order = list(range(len(bundles))), []
+    left = list(range(len(bundles)))
+    order: list[tuple[float, int]] = []
     while left:
         costs = sorted((cost(number), number) for number in left)
         step = costs[: max(1, round(STEP * len(left)))] if len(order) < limit else costs
@@ -120,7 +122,9 @@ def eliminate_from(consumer: Consumer, graph: GraphModule, found: Statistics) ->
 
 
 def wanda(consumer: Consumer, graph: GraphModule, found: Statistics) -> dict[int, float]:
-    """For grouped layers: the energy that each unit brings in, w^2 E[x^2] (Sun et al. 2023, arXiv:2306.11695)."""
+    """For grouped layers: the energy that each unit brings in, w^2 E[x^2] (Sun et al. 2023,
+    arXiv:2306.11695).
+    """
     weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
     per = len(weight) // consumer.groups
     H = found.moments[consumer.weight].H
@@ -177,32 +181,42 @@ def taylor(
 ) -> dict[int, float]:
     """|sum w dL/dw| over each unit's weights (Molchanov et al. 2019, arXiv:1906.10771).
 
-    L is the squared length of the outputs around their mean, for no labels are needed: its gradient says which
-    units move the answers.
+    L is the squared length of the outputs around their mean, for no labels are needed: its gradient says
+    which units move the answers.
     """
     weights = [path for path in units.weights if tensor_at(graph, path).is_floating_point()]
-    tensors = [tensor_at(graph, path).requires_grad_(True) for path in weights]
+    totals = gradients(graph, [tensor_at(graph, path) for path in weights], data)
+    scores: dict[int, float] = {}
+    for path, total in zip(weights, totals):
+        found = tensor_at(graph, path).detach() * total
+        axes = {axis for group in groups for name, axis in group.axes if name == path}
+        for axis in sorted(axes):
+            for label, value in slices(units, path, axis, lambda rows: rows.sum(1), found).items():
+                scores[label] = scores.get(label, 0.0) + value
+    return {label: abs(value) for label, value in scores.items()}
+
+
+def gradients(
+    graph: GraphModule, tensors: Sequence[Tensor], data: Sequence[tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """Of the squared length of the outputs around their mean, summed over batches."""
     totals = [torch.zeros_like(tensor) for tensor in tensors]
+    asked = [tensor.requires_grad for tensor in tensors]
     for inputs in data:
         with torch.enable_grad():
+            for tensor in tensors:
+                tensor.requires_grad_(True)
             outputs = graph(*inputs)
             outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-            value = sum(
-                (o - o.mean(0, keepdim=True)).square().mean() for o in outputs if o.is_floating_point()
-            )
-            grads = torch.autograd.grad(value, tensors, allow_unused=True)  # type: ignore[arg-type]
-        for whole, grad in zip(totals, grads):
-            if grad is not None:
-                whole += grad
-    scores: dict[int, float] = {}
-    for path, tensor, grad in zip(weights, tensors, totals):
-        found = tensor.detach() * grad
-        for group in groups:
-            for name, axis in group.axes:
-                if name == path:
-                    for label, value in slices(units, path, axis, lambda rows: rows.sum(1), found).items():
-                        scores[label] = scores.get(label, 0.0) + value
-    return {label: abs(value) for label, value in scores.items()}
+            floats = [output for output in outputs if output.is_floating_point()]
+            value = torch.stack([(o - o.mean(0, keepdim=True)).square().mean() for o in floats]).sum()
+            found = torch.autograd.grad(value, list(tensors), allow_unused=True)
+        for total, gradient in zip(totals, found):
+            if gradient is not None:
+                total += gradient
+    for tensor, before in zip(tensors, asked):
+        tensor.requires_grad_(before)
+    return totals
 
 
 def slices(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -39,24 +39,35 @@ class Observed(Interpreter):
 
 
 def reestimate(graph: GraphModule, data: Sequence[tuple[Tensor, ...]], held: Held) -> bool:
-    """Put new statistics in where that brings the answers on ``held`` closer to the original's; tells whether."""
+    """Put new statistics in where that brings the answers on ``held`` closer to the original's; tells
+    whether.
+    """
     before = damage(graph, held)
-    seen = Observed(graph)
-    with torch.no_grad():
-        for inputs in data:
-            if len(inputs[0]) > 1:
-                seen.run(*inputs)
-    kept: dict[str, Tensor] = {}
-    for node in graph.graph.nodes:
-        if node.name in seen.sums:
-            means, variances, count = seen.sums[node.name]
-            for part, value in zip(node.args[3:5], (means / count, variances / count)):
-                if isinstance(part, Node):
-                    tensor = tensor_at(graph, str(part.target))
-                    kept[str(part.target)] = tensor.detach().clone()
-                    tensor.data.copy_(value)
+    kept = put_in(graph, observed(graph, data))
     if kept and damage(graph, held) < before:
         return True
     for path, tensor in kept.items():
         tensor_at(graph, path).data.copy_(tensor)
     return False
+
+
+def observed(graph: GraphModule, data: Sequence[tuple[Tensor, ...]]) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Mean and variance of what each batch norm sees, by the name of its node."""
+    seen = Observed(graph)
+    with torch.no_grad():
+        for inputs in data:
+            if len(inputs[0]) > 1:
+                seen.run(*inputs)
+    return {name: (means / count, variances / count) for name, (means, variances, count) in seen.sums.items()}
+
+
+def put_in(graph: GraphModule, found: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Store new statistics; gives the old ones by path."""
+    kept: dict[str, Tensor] = {}
+    for node in graph.graph.nodes:
+        for part, value in zip(node.args[3:5], found.get(node.name, ())):
+            if isinstance(part, Node):
+                tensor = tensor_at(graph, str(part.target))
+                kept[str(part.target)] = tensor.detach().clone()
+                tensor.data.copy_(value)
+    return kept

@@ -56,7 +56,9 @@ class Selection:
         )
 
     def take(self, bundles: Sequence[frozenset[int]]) -> list[set[int]]:
-        """Remove these bundles, each with what has to go with it now; those that cannot go any more are left."""
+        """Remove these bundles, each with what has to go with it now; those that cannot go any more are
+        left.
+        """
         taken = []
         for bundle in bundles:
             wider = self.removal.closure(self.gone | bundle, {})

@@ -1,7 +1,8 @@
 """A model as one flat graph of ATen operations, with every intermediate result within reach.
 
-``torch.export`` (non-strict) sees what runs, whatever the Python code looks like: arguments and sizes are exact,
-frozen and shared parameters are as visible as others, a branch on data is refused instead of guessed.
+``torch.export`` (non-strict) sees what runs, whatever the Python code looks like: arguments and sizes are
+exact, frozen and shared parameters are as visible as others, a branch on data is refused instead of
+guessed.
 """
 
 from __future__ import annotations
@@ -106,11 +107,11 @@ def copied(module: GraphModule, region: GraphModule, args: tuple[Any, ...]) -> t
         if node.op == "output":
             results = node.args[0]
             found = torch.fx.map_arg(results, lambda n: twins[n])
-            return found if isinstance(found, (tuple, list)) else (found,)
+            return tuple(found) if isinstance(found, (tuple, list)) else (found,)
         if node.op == "placeholder":
             continue
         if node.op == "get_attr":
-            name = f"{region._get_name()}_{id(region)}_{node.target}".replace(".", "_")
+            name = f"region_{id(region)}_{node.target}".replace(".", "_")
             setattr(module, name, operator.attrgetter(node.target)(region))
             twins[node] = module.graph.get_attr(name)
             continue
@@ -125,7 +126,7 @@ class Walk(Interpreter):
         self.args_iter = iter(inputs)
         self.env = {}
         with torch.no_grad():
-            for node in self.module.graph.nodes:
+            for node in self.graph.nodes:
                 args, kwargs = self.fetch_args_kwargs_from_env(node)
                 self.env[node] = self.run_node(node)
                 yield node, args, kwargs, self.env[node]

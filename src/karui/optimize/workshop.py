@@ -215,7 +215,9 @@ def steps_key(recipe: Recipe) -> str:
 
 
 def reference_folder(data: Path, recipe: Recipe) -> Path:
-    """Where the answers of the model that ``recipe`` starts from lie: the original's, or the changed one's."""
+    """Where the answers of the model that ``recipe`` starts from lie: the original's, or the changed
+    one's.
+    """
     return data / "reference" / (f"steps-{steps_key(recipe)}" if recipe.steps else "probe")
 
 

@@ -28,7 +28,9 @@ LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-
 
 
 def recipes() -> list[Recipe]:
-    """Likely winners first, then narrower networks, then the rest of runtimes x precisions, then compile modes."""
+    """Likely winners first, then narrower networks, then the rest of runtimes x precisions, then compile
+    modes.
+    """
     grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in runtimes.names()]
     ordered = dict.fromkeys([*FIRST, *NARROWER, *grid, *LAST])
     return [

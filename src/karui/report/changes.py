@@ -17,7 +17,9 @@ def changes(run: Run) -> str:
     found = fields.at(trial.data, "executed", "steps") if trial else None
     if not trial or not isinstance(found, Mapping) or not found:
         return ""
-    parts = "".join(one_step(name, account) for name, account in found.items() if isinstance(account, Mapping))
+    parts = "".join(
+        one_step(name, account) for name, account in found.items() if isinstance(account, Mapping)
+    )
     return f"<section><h2>What was changed in the network</h2>{parts}</section>" if parts else ""
 
 
@@ -35,8 +37,13 @@ def told(account: Json) -> list[tuple[str, str]]:
         pair = fields.numbers(account, key)
         if len(pair) == 2 and pair[1]:
             before, after = (words.big_count(value) for value in pair)
-            found.append((key.replace("macs", "MACs a sample"), f"{before} → {after} (1/{pair[0] / pair[1]:.2f})"))
-    for key, title in (("damage", "damage before the task's score"), ("cut_error", "cut against masked model")):
+            found.append(
+                (key.replace("macs", "MACs a sample"), f"{before} → {after} (1/{pair[0] / pair[1]:.2f})")
+            )
+    for key, title in (
+        ("damage", "damage before the task's score"),
+        ("cut_error", "cut against masked model"),
+    ):
         value = fields.number(account, key)
         if value is not None:
             found.append((title, f"{value:.2g}"))
@@ -70,8 +77,12 @@ def left(account: Json) -> str:
     reasons = fields.at(account, "left")
     if not isinstance(reasons, Mapping) or not reasons:
         return ""
-    items = "".join(f"<li>{escape(str(why))} <small>×{escape(str(n))}</small></li>" for why, n in reasons.items())
-    return f"<details><summary>What stayed as it was, and why</summary><ul class=remarks>{items}</ul></details>"
+    items = "".join(
+        f"<li>{escape(str(why))} <small>×{escape(str(n))}</small></li>" for why, n in reasons.items()
+    )
+    return (
+        f"<details><summary>What stayed as it was, and why</summary><ul class=remarks>{items}</ul></details>"
+    )
 
 
 def summary(trial: Trial) -> str:

@@ -105,7 +105,9 @@ def row(run: Run, trial: Trial, unit: words.TimeUnit) -> Row:
     return Row(
         tone=kind,
         name=trial.recipe,
-        detail="; ".join(part for part in (summary(trial), fields.text(trial.data, "executed", "detail")) if part),
+        detail="; ".join(
+            part for part in (summary(trial), fields.text(trial.data, "executed", "detail")) if part
+        ),
         size=size_cell(run, trial),
         latency=latency_cell(trial, unit),
         eager=speed_cell(trial.speedup),

@@ -24,7 +24,12 @@ def steps(run: Run) -> list[Step]:
         return []
     between = run.same_runtime_fp32(best)
     narrower = same_steps_fp32(run, best)
-    chain = [base, *([between] if between and between is not base else []), *([narrower] if narrower else []), best]
+    chain = [
+        base,
+        *([between] if between and between is not base else []),
+        *([narrower] if narrower else []),
+        best,
+    ]
     if any(latency(base, trial) is None for trial in chain):
         chain = [base, best]
     middle = [step(base, a, b) for a, b in zip(chain, chain[1:], strict=False)]

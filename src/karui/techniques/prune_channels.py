@@ -1,8 +1,11 @@
 """Removing channels, heads and hidden units for good: a narrower network, with no training and no labels.
 
-What must go together is found in the exported graph (graph/units); the cut is checked against the model with the same
-units set to zero (graph/cut); the layers that read a removed unit are refitted by least squares on calibration data
-(graph/compensate). Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv:2208.11580; Fang et al. 2023, arXiv:2301.12900.
+What must go together is found in the exported graph (graph/units); the cut is checked against the model
+with the same units set to zero (graph/cut); the layers that read a removed unit are refitted by least
+squares on calibration data (graph/compensate). Hassibi & Stork 1993; Frantar & Alistarh 2022,
+arXiv:2208.11580; Fang
+et al. 2023,
+arXiv:2301.12900.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch.fx import GraphModule
 
 from karui.errors import UsageError
 from karui.graph import macs as counting
-from karui.graph.allocate import Curve, curve, levels, spend
+from karui.graph.allocate import Curve, between, curve, spend
 from karui.graph.compensate import compensate, damage, held_out, zero_out
 from karui.graph.consumers import batches
 from karui.graph.cut import Cut, cut
@@ -42,8 +45,8 @@ from karui.graph.units.groups import Group, find_groups
 from karui.techniques import Applied, Given, Technique
 
 BATCH = 256
-HELD = 512  # calibration samples on which damage is measured
-SHARES = tuple(i / 16 for i in range(1, 16))  # of a group, at which damage is measured
+HELD = 384  # calibration samples on which damage is measured
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)  # of a group, at which damage is measured
 
 
 @final
@@ -54,8 +57,8 @@ class PruneChannels(Technique):
     ratio: share of the units that goes: of each layer, or with ``scope=global`` of all together.
     macs, parameters: share of them that stays; layers give what costs the answers least.
     importance: obs (what the readers of a unit lose, after the others have taken over), ln (p-norm of a
-        unit's weights, with ``norm`` p from 1 to inf, and ``dim`` 0 for weights that give it out or 1 for those
-        that read it), taylor, norm_scale or random (``seed``).
+        unit's weights, with ``norm`` p from 1 to inf, and ``dim`` 0 for weights that give it out or 1 for
+        those that read it), taylor, norm_scale or random (``seed``).
     protect, remove: layers whose outputs stay, or go: ``["head","conv1:0,3"]``; remove alone is done exactly.
     multiple_of: widths are multiples of it. steps: the goal is reached in so many steps.
     compensate: refit the readers. samples: calibration samples used at most.
@@ -126,10 +129,10 @@ class Pruning:
         bundles = self.named() if self.options.remove else self.chosen()
         if not bundles:
             return Applied(self.model, (), self.reasons({}), {})
-        removed = gone_of(self.units.classes, set().union(*bundles))
+        removed = gone_of(self.units.roots, set().union(*bundles))
         refitted = self.repair(removed)
         done = cut(self.model, self.units, bundles, self.given.inputs)
-        touched = sorted({path.rpartition(".")[0] or path for path in done.positions})
+        touched = sorted({path.rpartition(".")[0] for path in done.positions})
         return Applied(done.model, tuple(touched), self.reasons(done.dropped), self.facts(done, refitted))
 
     def repair(self, removed: Any) -> list[str]:
@@ -162,7 +165,7 @@ class Pruning:
             new = [bundle for one in ranked for bundle in one.bundles[: counts[one.group.name]]]
             taken += self.selection.take(new)
             if step < self.options.steps:
-                self.repair(gone_of(self.units.classes, self.selection.gone))
+                self.repair(gone_of(self.units.roots, self.selection.gone))
         return taken
 
     def statistics(self) -> Statistics | None:
@@ -251,16 +254,16 @@ class Pruning:
         return max(0.0, wanted / max(each, 1e-9))
 
     def curve(self, one: Ranked, allowed: Sequence[int], found: Statistics) -> Curve:
-        tried = {nearest(allowed, count) for count in levels(len(one.bundles), SHARES, len(one.bundles))}
-        tried |= {max(allowed)}
+        tried = {nearest(allowed, share * len(one.bundles)) for share in SHARES} | {0, max(allowed)}
         with torch.no_grad():
-            return curve(self.units, one.group, one.bundles, sorted(tried | {0}), found, self.held)
+            measured = curve(self.units, one.group, one.bundles, sorted(tried), found, self.held)
+        return between(measured, allowed)
 
     def cost(self, removed: set[int]) -> float:
         """What the goal limits: multiplications, stored numbers, or units."""
         if self.options.ratio is not None and self.options.scope == "global":
             return float(sum(unit not in removed for group in self.groups.of for unit in group.units))
-        gone = gone_of(self.units.classes, removed)
+        gone = gone_of(self.units.roots, removed)
         if self.options.parameters is not None:
             return counting.parameters(self.units, gone)
         return counting.total(self.products, gone)
@@ -273,17 +276,15 @@ class Pruning:
         return {**self.groups.stays, **named}
 
     def facts(self, done: Cut, refitted: Sequence[str]) -> dict[str, Any]:
-        before, after = (gone_of(self.units.classes, removed) for removed in (set(), done.removed))
-        sizes = {
-            group.name: f"{len(group.units) - len(done.removed.intersection(group.units))} of {len(group.units)}"
-            for group in self.groups.of
-        }
+        roots = self.units.roots
+        before, after = gone_of(roots, ()), gone_of(roots, done.removed)
+        left = {one.name: len(set(one.units) - done.removed) for one in self.groups.of}
         return {
             "form": done.form,
             "cut_error": done.error,
             "macs": [counting.total(self.products, before), counting.total(self.products, after)],
             "parameters": [counting.parameters(self.units, before), counting.parameters(self.units, after)],
-            "kept": sizes,
+            "kept": {one.name: f"{left[one.name]} of {len(one.units)}" for one in self.groups.of},
             "positions": dict(done.positions),
             "refitted": list(refitted),
             "damage": damage(self.trace.graph, self.held) if self.data else None,

@@ -1,8 +1,9 @@
-"""Removing units for good: plan, verify on copies, and only then give the result. The model given is never changed.
+"""Removing units for good: plan, verify on copies, and only then give the result. The model given is never
+changed.
 
-The reference is exact: with every parameter of the removed units set to zero, the uncut model must answer what the cut
-one answers, up to float rounding, for several inputs and batch sizes. A cut that fails is taken apart until the units
-that spoil it are found; these stay, with the reason.
+The reference is exact: with every parameter of the removed units set to zero, the uncut model must answer
+what the cut one answers, up to float rounding, for several inputs and batch sizes. A cut that fails is
+taken apart until the units that spoil it are found; these stay, with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from karui.errors import KaruiError, Unsupported, foreign
 from karui.graph.capture import Flat
-from karui.graph.cut.edits import Edit, edits
+from karui.graph.cut.edits import edits
 from karui.graph.cut.in_graph import cut_graph
 from karui.graph.cut.in_module import cut_module, stored
 from karui.graph.cut.shapes import Gone, gone_of, kept
@@ -35,7 +36,8 @@ CHECKED_ROWS = (2, 3)
 
 @dataclass(frozen=True)
 class Cut:
-    """``form``: "module" (the user's own class) or "graph" (the exported graph, rewritten, fixed in eval mode).
+    """``form``: "module" (the user's own class) or "graph" (the exported graph, rewritten, fixed in eval
+    mode).
 
     error: largest relative difference to the masked model. positions: path of a stored tensor -> for each
     axis that lost something, the positions it kept (a table where rows kept different ones).
@@ -51,7 +53,8 @@ class Cut:
 
 
 def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arrays: Arrays) -> Cut:
-    """Remove the units of all ``bundles`` (sets of classes that may go by themselves) from a copy of ``model``.
+    """Remove the units of all ``bundles`` (sets of classes that may go by themselves) from a copy of
+    ``model``.
 
     ``model`` is in eval mode; ``units`` were found on it. arrays: example inputs to verify with.
     """
@@ -61,7 +64,7 @@ def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arra
         return Cut(copy.deepcopy(model), "module", 0.0, frozenset(), {}, dropped)
     removed = frozenset().union(*good)
     made, form, error = attempt(model, units, removed, checks)
-    positions = kept_positions(model, units, gone_of(units.classes, removed))
+    positions = kept_positions(model, units, gone_of(units.roots, removed))
     return Cut(made, form, error, removed, positions, dropped)
 
 
@@ -76,7 +79,9 @@ def shifted(arrays: Arrays, rows: int) -> Arrays:
 def sift(
     model: nn.Module, units: Units, bundles: list[Collection[int]], checks: Sequence[tuple[Tensor, ...]]
 ) -> tuple[list[Collection[int]], dict[int, str]]:
-    """The bundles that can be removed together, and why others cannot: halves are tried until they are found."""
+    """The bundles that can be removed together, and why others cannot: halves are tried until they are
+    found.
+    """
     if not bundles:
         return [], {}
     if not (why := refusal(model, units, bundles, checks)):
@@ -109,7 +114,7 @@ def attempt(
     model: nn.Module, units: Units, removed: Collection[int], checks: Sequence[tuple[Tensor, ...]]
 ) -> tuple[nn.Module, str, float]:
     """The cut model, verified: the user's own class if its code allows it, else the rewritten graph."""
-    gone = gone_of(units.classes, removed)
+    gone = gone_of(units.roots, removed)
     with foreign(Unsupported, "the sizes that stay do not fit together"):
         changes = edits(units, gone)
     wanted = [answers(masked(model, units, gone), units, given) for given in checks]

@@ -15,7 +15,7 @@ from karui.errors import Unsupported
 from karui.graph.cut.shapes import Gone, Kept, kept
 from karui.graph.trace import packet
 from karui.graph.units import CONVS, Units
-from karui.graph.units.labels import Labels, varying
+from karui.graph.units.labels import Labels
 from karui.graph.units.layers import MEANS
 from karui.graph.units.moves import EXPANDS, FILLED, INDEXES
 
@@ -285,8 +285,8 @@ RULES: dict[Any, Callable[[Sized], Edit | None]] = {
     aten.layer_norm: layer_normed, aten.rms_norm: rms_normed, aten.scaled_dot_product_attention: attended,
 }  # fmt: skip
 FAMILIES: tuple[tuple[Any, Callable[[Sized], Edit | None]], ...] = (
-    (VIEWS, viewed), (EXPANDS - {aten.expand_as}, viewed), (FILLED, made), (SPLITS, split), (INDEXES, indexed),
-    (CONVS, convolved), (MEANS, averaged),
+    (VIEWS, viewed), (EXPANDS - {aten.expand_as}, viewed), (FILLED, made), (SPLITS, split),
+    (INDEXES, indexed), (CONVS, convolved), (MEANS, averaged),
 )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""The cut in the exported graph, for code with sizes written in it: a module of its own, with the same call."""
+"""The cut in the exported graph, for code with sizes written in it: a module of its own, with the same
+call.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def cut_graph(units: Units, gone: Gone, changes: Mapping[str, Edit]) -> nn.Modul
             node.target = aten.reshape.default
     twins = {node.name: node for node in body.graph.nodes}
     for name, edit in changes.items():
-        apply(body, twins[name], torch.fx.map_arg(edit.args, lambda node: twins[node.name]), edit)
+        new: Any = torch.fx.map_arg(tuple(edit.args.items()), lambda node: twins[node.name])
+        apply(body, twins[name], dict(new), edit)
     body.graph.lint()
     body.recompile()
     return Exported(body, units.trace.signature)
@@ -81,7 +84,7 @@ def apply(body: GraphModule, node: Node, new: Mapping[int, Any], edit: Edit) -> 
 
 def pick(body: GraphModule, node: Node, axis: int, positions: Tensor) -> None:
     """The node becomes a selection of positions: a slice where they follow each other evenly."""
-    steps = positions.diff().unique().tolist() or [1]
+    steps = sorted(set(positions.diff().tolist())) or [1]
     if len(steps) == 1 and steps[0] > 0:
         node.target = aten.slice.Tensor
         node.args = (node.args[0], axis, int(positions[0]), int(positions[-1]) + 1, steps[0])

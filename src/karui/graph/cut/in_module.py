@@ -1,9 +1,11 @@
-"""The cut in the user's own module: smaller tensors in the same places, and its attributes brought up to date."""
+"""The cut in the user's own module: smaller tensors in the same places, and its attributes brought up to
+date.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +16,6 @@ from karui.graph.cut.edits import Edit, literal_changes
 from karui.graph.cut.shapes import Gone, kept
 from karui.graph.trace import ROOT, module_of
 from karui.graph.units import Units
-
-CONVS = (nn.modules.conv._ConvNd,)
 
 
 def cut_module(model: nn.Module, units: Units, gone: Gone, changes: Mapping[str, Edit]) -> nn.Module:
@@ -74,44 +74,71 @@ def groups_after(path: str, units: Units, changes: Mapping[str, Edit]) -> int | 
 
 def update_attributes(module: nn.Module, groups: int | None) -> None:
     """Of the layers that PyTorch brings."""
-    if isinstance(module, CONVS):
-        module.groups = groups or module.groups
-        rows, columns = module.weight.shape[:2]
-        sizes = (columns * module.groups, rows)
-        if module.transposed:
-            sizes = (rows, columns * module.groups)
-        module.in_channels, module.out_channels = sizes
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        known = module.weight if module.weight is not None else module.running_mean
-        module.num_features = len(known) if known is not None else module.num_features
-    elif isinstance(module, nn.GroupNorm):
-        module.num_groups = groups or module.num_groups
-        module.num_channels = len(module.weight) if module.weight is not None else module.num_channels
-    elif isinstance(module, nn.Embedding):
-        module.embedding_dim = module.weight.shape[1]
-    elif isinstance(module, nn.RNNBase):
-        update_recurrent(module)
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
+    for kinds, update in UPDATES:
+        if isinstance(module, kinds):
+            update(module, groups)
+            return
+
+
+def update_conv(module: Any, groups: int | None) -> None:
+    module.groups = groups or module.groups
+    rows, columns = module.weight.shape[:2]
+    sizes = (rows, columns * module.groups) if module.transposed else (columns * module.groups, rows)
+    module.in_channels, module.out_channels = sizes
+
+
+def update_linear(module: Any, groups: int | None) -> None:
+    module.out_features, module.in_features = module.weight.shape
+
+
+def update_norm(module: Any, groups: int | None) -> None:
+    known = module.weight if module.weight is not None else module.running_mean
+    module.num_features = len(known) if known is not None else module.num_features
+
+
+def update_group_norm(module: Any, groups: int | None) -> None:
+    module.num_groups = groups or module.num_groups
+    module.num_channels = len(module.weight) if module.weight is not None else module.num_channels
+
+
+def update_axis_norm(module: Any, groups: int | None) -> None:
+    if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(module.weight)
 
 
-def update_recurrent(module: nn.RNNBase) -> None:
+def update_embedding(module: Any, groups: int | None) -> None:
+    module.embedding_dim = module.weight.shape[1]
+
+
+def update_prelu(module: Any, groups: int | None) -> None:
+    module.num_parameters = len(module.weight)
+
+
+def update_recurrent(module: Any, groups: int | None) -> None:
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    first: Any = module.weight_hh_l0
-    outer: Any = module.weight_ih_l0
-    module.hidden_size = first.shape[0] // gates
-    module.input_size = outer.shape[1]
-    module.proj_size = first.shape[1] if module.proj_size else 0
+    module.hidden_size = module.weight_hh_l0.shape[0] // gates
+    module.input_size = module.weight_ih_l0.shape[1]
+    module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+
+
+UPDATES: tuple[tuple[Any, Callable[[Any, int | None], None]], ...] = (
+    (nn.modules.conv._ConvNd, update_conv),
+    (nn.Linear, update_linear),
+    (nn.modules.batchnorm._NormBase, update_norm),
+    (nn.GroupNorm, update_group_norm),
+    ((nn.LayerNorm, nn.RMSNorm), update_axis_norm),
+    (nn.Embedding, update_embedding),
+    (nn.RNNBase, update_recurrent),
+    (nn.PReLU, update_prelu),
+)
 
 
 def set_literals(twin: nn.Module, changes: Mapping[Node, Edit]) -> None:
-    """Sizes that a module of the user's keeps as attributes: the ones that its own operations have as numbers.
+    """Sizes that a module of the user's keeps as attributes: the ones that its own operations have as
+    numbers.
 
-    A guess that is checked like everything else: only where old and new agree in all of the module's operations.
+    A guess that is checked like everything else: only where old and new agree in all of the module's
+    operations.
     """
     wanted: dict[str, dict[int, set[int]]] = {}
     for node, edit in changes.items():

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from karui.errors import Unsupported
-from karui.graph.units.classes import Classes
 from karui.graph.units.labels import Labels, Plane, varying
 
 
@@ -24,8 +23,8 @@ class Gone:
         return self.table[plane.clamp(min=0)] & (plane >= 0)
 
 
-def gone_of(classes: Classes, removed: Collection[int]) -> Gone:
-    roots = torch.tensor([classes.root(label) for label in range(len(classes.parent))], dtype=torch.int64)
+def gone_of(roots: Tensor, removed: Collection[int]) -> Gone:
+    """``roots``: the class of every label."""
     chosen = torch.zeros(max(len(roots), 1), dtype=torch.bool)
     chosen[torch.tensor(sorted(removed), dtype=torch.int64)] = True
     return Gone(chosen[roots] if len(roots) else chosen)
@@ -91,8 +90,9 @@ def kept(labels: Labels, gone: Gone) -> Kept:
             tables.append(stays)
     if not all(bool(mask.any()) for mask in keep):
         raise Unsupported("nothing would be left of an axis")
-    ragged = [(table, axis) for table in tables if (axis := ragged_axis(table, keep)) is not None]
-    if len({axis for _, axis in ragged}) > 1 or len(ragged) > 1:
+    pairs = [(table, ragged_axis(table, keep)) for table in tables]
+    ragged = [(table, axis) for table, axis in pairs if axis is not None]
+    if len(ragged) > 1:
         raise Unsupported("two patterns of removal meet in one tensor")
     if not ragged:
         return Kept(labels.shape, tuple(keep))

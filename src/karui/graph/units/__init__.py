@@ -1,8 +1,8 @@
 """Units: which indices of which parameters must be removed together, for any model that can be exported.
 
-Every index of every axis of every parameter gets a label. The labels ride through the graph; operations that only move
-elements are run on the labels themselves, others unify them. A class of labels that unified is a *unit*. A class that
-an operation without a rule touches is frozen, with the reason kept.
+Every index of every axis of every parameter gets a label. The labels ride through the graph; operations
+that only move elements are run on the labels themselves, others unify them. A class of labels that
+unified is a *unit*. A class that an operation without a rule touches is frozen, with the reason kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Units:
     """What was found: the classes, the labels of every value by node name, and those of every stored tensor.
 
     weights: path in the graph -> labels; tied tensors share theirs. indices: by node name, the constant
-    positions that an index operation reads.
+    positions that an index operation reads. roots: the class of every label.
     """
 
     trace: Trace
@@ -52,6 +52,7 @@ class Units:
     ports: Mapping[str, Any]
     weights: Mapping[str, Labels]
     indices: Mapping[str, Tensor]
+    roots: Tensor
 
     def of(self, node: Any) -> Any:
         """Labels of a node's result; None for what is no tensor."""
@@ -73,7 +74,7 @@ class Finder:
     def run(self) -> Units:
         for node, args, kwargs, value in Walk(self.trace.graph).steps(*self.trace.example):
             self.visit(node, args, kwargs, value)
-        return Units(self.trace, self.classes, self.ports, self.weights, self.indices)
+        return Units(self.trace, self.classes, self.ports, self.weights, self.indices, self.classes.roots())
 
     def visit(self, node: Node, args: Sequence[Any], kwargs: Mapping[str, Any], value: Any) -> None:
         self.constant[node.name] = node.op == "get_attr" or (
@@ -119,7 +120,7 @@ class Finder:
 
     def call(self, node: Node, args: Sequence[Any], kwargs: Mapping[str, Any], value: Any) -> None:
         if node.target is operator.getitem:
-            source = self.ports.get(node.args[0].name)  # type: ignore[union-attr]
+            source = self.ports.get(str(node.args[0]))
             if isinstance(source, list):
                 self.ports[node.name] = source[node.args[1]]  # type: ignore[index]
             return

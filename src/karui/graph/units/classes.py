@@ -38,6 +38,10 @@ class Classes:
             label = self.parent[label]
         return label
 
+    def roots(self) -> Tensor:
+        """The class of every label."""
+        return torch.tensor([self.root(label) for label in range(len(self.parent))], dtype=torch.int64)
+
     def find(self, labels: Tensor) -> Tensor:
         """The class of each label; ``FIXED`` stays."""
         unique, back = torch.unique(labels, return_inverse=True)
@@ -46,7 +50,7 @@ class Classes:
 
     def unify(self, one: Tensor, other: Tensor, why: str) -> None:
         """Element by element; what meets a fixed element is frozen with that reason."""
-        one, other = torch.broadcast_tensors(one, other)
+        one, other = torch.broadcast_tensors(one, other)  # type: ignore[no-untyped-call]
         pairs = torch.unique(torch.stack([one.reshape(-1), other.reshape(-1)]), dim=1)
         for a, b in pairs.T.tolist():
             if a >= 0 and b >= 0:

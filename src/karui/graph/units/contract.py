@@ -1,7 +1,9 @@
 """Products that sum over an axis: linear layers, convolutions, matrix products, attention.
 
-Axes are letters, as in einsum. A unit on a summed axis ties the two operands and ends there; on a free axis it
-rides on; on a batch axis, which both have (a head, a group of a convolution), whole rows of units go together.
+Axes are letters, as in einsum. A unit on a summed axis ties the two operands and ends there; on a free
+axis it rides on; on a batch axis, which both have (a head, a group of a convolution), whole rows of units
+go
+together.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from karui.graph.units.classes import Classes
@@ -56,7 +57,9 @@ def contract(
 
 
 def without_bare(planes: Sequence[Plane], batch: set[int]) -> list[Plane]:
-    """Labels along a batch axis alone say nothing that those of its rows do not say; one of several is enough."""
+    """Labels along a batch axis alone say nothing that those of its rows do not say; one of several is
+    enough.
+    """
     kept = [plane for plane in planes if not set(varying(plane)) <= batch]
     for plane in planes:
         axes = set(varying(plane))
@@ -68,7 +71,9 @@ def without_bare(planes: Sequence[Plane], batch: set[int]) -> list[Plane]:
 def single_axis_rows(
     classes: Classes, operand: Operand, batch: Sequence[str], summed: Sequence[str], why: str
 ) -> list[Plane]:
-    """Planes made simple: on a summed axis nothing else varies but a batch axis, and never the last is one."""
+    """Planes made simple: on a summed axis nothing else varies but a batch axis, and never the last is
+    one.
+    """
     planes = []
     for plane in operand.labels.planes:
         names = operand.named(plane)
@@ -132,13 +137,12 @@ def tie(
             crossed = [plane for plane in mine if len(set(operand.named(plane)) & set(summed)) > 1]
             for plane in crossed:
                 classes.freeze(plane, why)
-            plane = common(classes, [p for p in mine if p.shape[operand.axis(letter)] > 1], why)
-            sides.append((operand, plane))
+            sides.append((operand, common(classes, mine, why)))
         (one, mine_one), (other, mine_other) = sides
         if mine_one is None or mine_other is None:
-            for plane in (mine_one, mine_other):
-                if plane is not None:
-                    classes.freeze(plane, why)
+            for lone in (mine_one, mine_other):
+                if lone is not None:
+                    classes.freeze(lone, why)
             continue
         order = [*batch, letter]
         classes.unify(ordered(one, mine_one, order), ordered(other, mine_other, order), why)
@@ -186,7 +190,7 @@ def matmul(classes: Classes, one: Labels, other: Labels, shape: Sequence[int], w
     lead = "abcdefgh"[: ndim - 2]
     left = broadcast(one, ndim) if len(one.shape) > 1 else row_vector(one, ndim)
     right = broadcast(other, ndim) if len(other.shape) > 1 else column_vector(other, ndim)
-    full = [*torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[-1]]
+    full = [*map(max, zip(left.shape[:-2], right.shape[:-2])), left.shape[-2], right.shape[-1]]
     made = contract(classes, Operand(f"{lead}xk", left), Operand(f"{lead}ky", right), f"{lead}xy", full, why)
     planes = [plane.reshape(squeezed(plane.shape, full, one, other)) for plane in made.planes]
     return Labels(tuple(shape), tuple(planes))
@@ -210,21 +214,25 @@ def squeezed(sizes: Sequence[int], full: Sequence[int], one: Labels, other: Labe
     return kept
 
 
-def convolve(
-    classes: Classes,
-    x: Labels,
-    weight: Labels,
-    groups: int,
-    shape: Sequence[int],
-    why: str,
-    *,
-    transposed: bool = False,
-) -> Labels:
-    """A convolution (batch, channels, space...) by a weight in ``groups``; space and kernel carry no units."""
+@dataclass(frozen=True)
+class Convolution:
+    """Labels of a convolution's image and weight, and its form."""
+
+    x: Labels
+    weight: Labels
+    groups: int
+    transposed: bool
+
+
+def convolve(classes: Classes, conv: Convolution, shape: Sequence[int], why: str) -> Labels:
+    """A convolution (batch, channels, space...) by a weight in ``groups``; space and kernel carry no
+    units.
+    """
+    x, weight, groups = conv.x, conv.weight, conv.groups
     image = channels_only(classes, x, why)
     kernel = [across_kernel(classes, plane, why) for plane in weight.planes]
     rows, columns = weight.shape[:2]
-    first, second = ("k", "o") if transposed else ("o", "k")
+    first, second = ("k", "o") if conv.transposed else ("o", "k")
     split = (groups, rows // groups, columns)
     planes = [plane.expand(rows, columns).reshape(split) for plane in kernel if plane is not None]
     grouped, channels = compacted(split, planes), x.shape[1]

@@ -1,7 +1,9 @@
 """Labels that ride through the graph: for every element of a tensor, which unit it goes with.
 
-A ``plane`` is an int64 tensor that broadcasts to its value's shape: axes along which it does not vary have size 1.
-A weight has one plane for its outputs and one for its inputs; an element goes when its label in any plane goes.
+A ``plane`` is an int64 tensor that broadcasts to its value's shape: axes along which it does not vary
+have size 1. A weight has one plane for its outputs and one for its inputs; an element goes when its label
+in any plane
+goes.
 """
 
 from __future__ import annotations

@@ -29,8 +29,10 @@ OTHER_REDUCTIONS = {
     aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std, aten.var_mean, aten.logsumexp, aten.argmax,
     aten.argmin, aten.prod, aten.any, aten.all, aten.median, aten.std_mean, aten.count_nonzero,
 }  # fmt: skip
-ALONG = {aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax, aten.cumsum, aten.cumprod, aten.sort,
-         aten.topk}  # fmt: skip
+ALONG = {
+    aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax, aten.cumsum, aten.cumprod, aten.sort,
+    aten.topk,
+}  # fmt: skip
 
 
 def spatial(classes: Classes, x: Labels, value: Any, why: str) -> Any:
@@ -72,7 +74,9 @@ def group_norm(classes: Classes, x: Labels, groups: int, weights: Sequence[Label
 def axis_norm(
     classes: Classes, x: Labels, ndim: int, weights: Sequence[Labels], why: str, *, exact: bool
 ) -> Labels:
-    """Layer norm and RMS norm over the last ``ndim`` axes; removing units changes the statistics of the first."""
+    """Layer norm and RMS norm over the last ``ndim`` axes; removing units changes the statistics of the
+    first.
+    """
     axes = set(range(len(x.shape) - ndim, len(x.shape)))
     if not exact:
         for plane in x.planes:

@@ -1,8 +1,11 @@
-"""Operations that only move elements: they are run on the labels themselves, so no index arithmetic is redone."""
+"""Operations that only move elements: they are run on the labels themselves, so no index arithmetic is
+redone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,17 +27,20 @@ MOVES = {
     aten.hsplit, aten.vsplit, aten.im2col,
 }  # fmt: skip
 PERMUTES = {
-    aten.permute, aten.transpose, aten.t, aten.movedim, aten.swapaxes, aten.moveaxis, aten.swapdims, aten.numpy_T,
+    aten.permute, aten.transpose, aten.t, aten.movedim, aten.swapaxes, aten.moveaxis, aten.swapdims,
+    aten.numpy_T,
     aten.mT, aten.adjoint,
 }  # fmt: skip
 SAME = {
     aten.clone, aten.contiguous, aten.detach, aten.detach_, aten.alias, aten.lift_fresh_copy, aten.lift_fresh,
-    aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.dropout_, aten.to, aten._to_copy, aten.type_as,
+    aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.dropout_, aten.to, aten._to_copy,
+    aten.type_as,
     aten.requires_grad_, aten.resolve_conj, aten.resolve_neg, aten.native_dropout, aten.feature_alpha_dropout,
 }  # fmt: skip
 EXPANDS = {aten.expand, aten.expand_as, aten.broadcast_to}
 FILLED = {
-    aten.zeros, aten.ones, aten.full, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty, aten.new_empty,
+    aten.zeros, aten.ones, aten.full, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty,
+    aten.new_empty,
     aten.scalar_tensor,
 }  # fmt: skip
 LIKE = {aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like}
@@ -42,15 +48,36 @@ PADS = {aten.constant_pad_nd}
 INDEXES = {aten.index_select, aten.index}
 
 
-def move(
-    classes: Classes, target: Any, args: Sequence[Any], kwargs: Any, x: Labels, value: Any, why: str
-) -> Any:
-    """Labels of one result, or of each of several; the first argument is the one that moves."""
+@dataclass(frozen=True)
+class Move:
+    """An operation with all of its arguments but the tensor that moves."""
+
+    target: Any
+    rest: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def packet(self) -> Any:
+        return getattr(self.target, "overloadpacket", self.target)
+
+    def __call__(self, full: Tensor) -> Any:
+        """Run it on labels.
+
+        Some kernels know floats only, and labels are exact in float64; what such a kernel fills in is zero.
+        """
+        if self.packet is aten.im2col:
+            return self.target((full + 1).double(), *self.rest, **self.kwargs).long() - 1
+        if self.packet in (aten.view, aten._unsafe_view):
+            return full.reshape(*self.rest)
+        return self.target(full, *self.rest, **self.kwargs)
+
+
+def move(classes: Classes, how: Move, x: Labels, value: Any, why: str) -> Any:
+    """Labels of one result, or of each of several."""
     results = value if isinstance(value, (tuple, list)) else [value]
     moved: list[list[Tensor]] = [[] for _ in results]
     for plane in x.planes:
-        full = in_step(classes, target, args, kwargs, plane, why).expand(x.shape)
-        made = run_on_labels(target, full, args[1:], kwargs)
+        made = how(in_step(classes, how, plane, why).expand(x.shape))
         for parts, part in zip(moved, made if isinstance(made, (tuple, list)) else [made]):
             parts.append(part)
             keep_lone(classes, part, why)
@@ -60,34 +87,22 @@ def move(
     return found if isinstance(value, (tuple, list)) else found[0]
 
 
-def in_step(classes: Classes, target: Any, args: Sequence[Any], kwargs: Any, plane: Plane, why: str) -> Plane:
+def in_step(classes: Classes, how: Move, plane: Plane, why: str) -> Plane:
     """Rows that may lose different units must stay rows: where axes change places, all rows lose the same."""
     axes = varying(plane)
-    if len(axes) < 2 or getattr(target, "overloadpacket", target) not in PERMUTES:
+    if len(axes) < 2 or how.packet not in PERMUTES:
         return plane
-    turned = target(plane, *args[1:], **kwargs)
+    turned = how(plane)
     before, after = flat_rows(plane, axes[:-1]), flat_rows(turned, varying(turned)[:-1])
-    return (
-        plane
-        if before.shape == after.shape and torch.equal(before, after)
-        else across(classes, plane, axes[:-1], why)
-    )
+    if before.shape == after.shape and torch.equal(before, after):
+        return plane
+    return across(classes, plane, axes[:-1], why)
 
 
 def keep_lone(classes: Classes, part: Tensor, why: str) -> None:
     """A result that holds a single unit needs it."""
     if part.numel() and int(part.min()) == int(part.max()):
         classes.freeze(part.reshape(-1)[:1], f"{why}: reads it alone")
-
-
-def run_on_labels(target: Any, full: Tensor, rest: Sequence[Any], kwargs: Any) -> Any:
-    """Some kernels know floats only: labels are exact in float64. Zero stands for what such a kernel fills in."""
-    packet = getattr(target, "overloadpacket", target)
-    if packet is aten.im2col:
-        return (target((full + 1).double(), *rest, **kwargs)).long() - 1
-    if packet in (aten.view, aten._unsafe_view):
-        return full.reshape(*rest)
-    return target(full, *rest, **kwargs)
 
 
 def born(classes: Classes, before: Labels, after: Labels) -> None:
@@ -100,7 +115,9 @@ def born(classes: Classes, before: Labels, after: Labels) -> None:
 
 
 def expand(classes: Classes, x: Labels, shape: Sequence[int]) -> Labels:
-    """Repeating one element gives as many as needed: each new position is a unit of its own, with no weight."""
+    """Repeating one element gives as many as needed: each new position is a unit of its own, with no
+    weight.
+    """
     missing = len(shape) - len(x.shape)
     old = (*[1] * missing, *x.shape)
     planes = [plane.reshape([1] * missing + list(plane.shape)) for plane in x.planes]
@@ -181,27 +198,25 @@ def stack(classes: Classes, parts: Sequence[Labels], axis: int, shape: Sequence[
                 for plane in found:
                     classes.freeze(plane, why)
             continue
-        plane = compact(torch.stack([found[0] for found in mine], axis))
-        if plane is None:
+        whole = compact(torch.stack([found[0] for found in mine], axis))
+        if whole is None:
             continue
-        if axis in varying(plane):
-            classes.equal_rows(flat_rows(plane, [axis]))
-        planes.append(plane)
+        if axis in varying(whole):
+            classes.equal_rows(flat_rows(whole, [axis]))
+        planes.append(whole)
     return Labels(tuple(shape), tuple(planes))
 
 
-def index(
-    classes: Classes, target: Any, args: Sequence[Any], x: Labels, value: Tensor, why: str, *, constant: bool
-) -> Labels:
+def index(classes: Classes, how: Move, x: Labels, value: Tensor, why: str, *, constant: bool) -> Labels:
     """Picking by index tensors; where the indices depend on the input, units along those axes stay."""
-    if getattr(target, "overloadpacket", target) is aten.index_select:
-        axes = {args[1] % len(x.shape)}
+    if how.packet is aten.index_select:
+        axes = {how.rest[0] % len(x.shape)}
     else:
-        axes = {axis for axis, part in enumerate(args[1]) if part is not None}
+        axes = {axis for axis, part in enumerate(how.rest[0]) if part is not None}
     kept = []
     for plane in x.planes:
         if axes & set(varying(plane)) and not constant:
             classes.freeze(plane, why)
         else:
-            kept.append(target(plane.expand(x.shape), *args[1:]))
+            kept.append(how.target(plane.expand(x.shape), *how.rest))
     return compacted(value.shape, kept)

@@ -1,4 +1,6 @@
-"""LSTM, GRU and plain recurrent layers: a hidden unit is a row of every gate and a column of the next step."""
+"""LSTM, GRU and plain recurrent layers: a hidden unit is a row of every gate and a column of the next
+step.
+"""
 
 from __future__ import annotations
 
@@ -57,10 +59,10 @@ def features(classes: Classes, x: Labels, why: str) -> Tensor:
     for plane in x.planes:
         if last not in varying(plane):
             classes.freeze(plane, why)
-    plane = common(classes, x.along(last), why)
-    if plane is None:
+    known = common(classes, x.along(last), why)
+    if known is None:
         return torch.full((x.shape[last],), FIXED)
-    return across(classes, plane, [axis for axis in varying(plane) if axis != last], why).reshape(-1)
+    return across(classes, known, [axis for axis in varying(known) if axis != last], why).reshape(-1)
 
 
 def one_cell(

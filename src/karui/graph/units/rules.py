@@ -72,9 +72,9 @@ def pointwise(call: Call) -> Found:
 
 
 def mover(call: Call) -> Found:
-    return moves.move(
-        call.classes, call.node.target, call.args, call.kwargs, call.labels[0], call.value, call.why
-    )
+    how = moves.Move(call.node.target, call.args[1:], call.kwargs)
+    found: Found = moves.move(call.classes, how, call.labels[0], call.value, call.why)
+    return found
 
 
 def shuffled(call: Call) -> Found:
@@ -106,9 +106,8 @@ def indexed(call: Call) -> Found:
         for plane in labels.planes if labels else ():
             call.classes.freeze(plane, f"{call.why}: positions, not units")
     constant = all(call.constant[1:])
-    return moves.index(
-        call.classes, call.node.target, call.args, call.labels[0], call.value, call.why, constant=constant
-    )
+    how = moves.Move(call.node.target, call.args[1:], call.kwargs)
+    return moves.index(call.classes, how, call.labels[0], call.value, call.why, constant=constant)
 
 
 def linear(call: Call) -> Found:
@@ -131,7 +130,8 @@ def conv(call: Call, groups: int, *, transposed: bool) -> Found:
     if any(isinstance(argument, Node) for argument in call.node.args[6:7]):
         return frozen(call)  # as many groups as there are samples
     x, weight = call.labels[0], call.labels[1]
-    made = contract.convolve(call.classes, x, weight, groups, call.shape, call.why, transposed=transposed)
+    form = contract.Convolution(x, weight, groups, transposed)
+    made = contract.convolve(call.classes, form, call.shape, call.why)
     bias = [Labels((-1, *b.shape), b.planes) for b in call.optional(2)]
     spread = [channel_vector(b, len(call.shape)) for b in bias]
     return merge(call.classes, [made, *spread], call.shape, call.why)
@@ -200,7 +200,8 @@ def padded(call: Call) -> Found:
 
 
 def spatial(call: Call) -> Found:
-    return layers.spatial(call.classes, call.labels[0], call.value, call.why)
+    found: Found = layers.spatial(call.classes, call.labels[0], call.value, call.why)
+    return found
 
 
 def channel_norm(call: Call) -> Found:
@@ -236,7 +237,8 @@ def reduction(call: Call, *, sums: bool) -> Found:
         return pointwise(call)  # the larger of two tensors
     axes = call.arg(2 if packet(call.node) in (aten.linalg_vector_norm, aten.norm) else 1, "dim")
     axes = [axes] if isinstance(axes, int) else list(axes or [])
-    return layers.reduce(call.classes, call.labels[0], call.value, axes, call.why, sums=sums)
+    found: Found = layers.reduce(call.classes, call.labels[0], call.value, axes, call.why, sums=sums)
+    return found
 
 
 def along_axis(call: Call) -> Found:
@@ -252,10 +254,9 @@ def embedding(call: Call) -> Found:
 
 def glu(call: Call) -> Found:
     """The first half times the sigmoid of the second."""
-    halves = moves.move(
-        call.classes, torch.ops.aten.chunk.default, (call.args[0], 2, call.arg(1, "dim", -1)), {},
-        call.labels[0], call.args[0].chunk(2, call.arg(1, "dim", -1)), call.why,
-    )  # fmt: skip
+    axis = call.arg(1, "dim", -1)
+    how = moves.Move(aten.chunk.default, (2, axis), {})
+    halves = moves.move(call.classes, how, call.labels[0], call.args[0].chunk(2, axis), call.why)
     return merge(call.classes, halves, call.shape, call.why)
 
 
