@@ -144,7 +144,7 @@ class RandomNetwork(nn.Module):
 
 
 def shuffle(layers: nn.ModuleList, x: Tensor) -> Tensor:
-    return x.view(len(x), 2, -1, SIDE, SIDE).transpose(1, 2).flatten(1, 2)
+    return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def random_case(seed: int) -> Case:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from karui.graph.consumers import Consumer, find_consumers, inputs_of, tensor_at, values_at
@@ -184,7 +184,7 @@ def taylor(
     L is the squared length of the outputs around their mean, for no labels are needed: its gradient says
     which units move the answers.
     """
-    weights = [path for path in units.weights if tensor_at(graph, path).is_floating_point()]
+    weights = [path for path in units.weights if isinstance(tensor_at(graph, path), nn.Parameter)]
     totals = gradients(graph, [tensor_at(graph, path) for path in weights], data)
     scores: dict[int, float] = {}
     for path, total in zip(weights, totals):

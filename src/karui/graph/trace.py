@@ -7,7 +7,9 @@ guessed.
 
 from __future__ import annotations
 
+import copy
 import operator
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,13 @@ def copied(module: GraphModule, region: GraphModule, args: tuple[Any, ...]) -> t
             continue
         twins[node] = module.graph.node_copy(node, lambda n: twins[n])
     raise AssertionError("a graph ends with its output")
+
+
+def twin_of(graph: GraphModule) -> GraphModule:
+    """A deep copy; torch copies a deprecated class of its own on the way and warns of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return copy.deepcopy(graph)
 
 
 class Walk(Interpreter):

@@ -10,7 +10,6 @@ arXiv:2301.12900.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -39,7 +38,7 @@ from karui.graph.importance import (
 )
 from karui.graph.renorm import reestimate
 from karui.graph.select import Ranked, Selection, allowed_counts, at_random, named_units, nearest
-from karui.graph.trace import Trace, trace
+from karui.graph.trace import Trace, trace, twin_of
 from karui.graph.units import Units, find_units
 from karui.graph.units.groups import Group, find_groups
 from karui.techniques import Applied, Given, Technique
@@ -112,7 +111,7 @@ class Pruning:
         self.trace: Trace = trace(model, given.signature, given.inputs)
         self.units: Units = find_units(self.trace)
         self.groups = find_groups(self.units)
-        self.original: GraphModule = copy.deepcopy(self.trace.graph)
+        self.original: GraphModule = twin_of(self.trace.graph)
         protected = named_units(self.units, options.protect, "protect")
         self.selection = Selection(self.units, self.groups, Removal(self.units.classes, protected))
         half = -(-len(next(iter(given.calibrate.values()))) // 2)  # a fit is checked on the other half

@@ -22,9 +22,8 @@ from karui.errors import KaruiError, Unsupported, foreign
 from karui.graph.capture import Flat
 from karui.graph.cut.edits import edits
 from karui.graph.cut.in_graph import cut_graph
-from karui.graph.cut.in_module import cut_module, stored
+from karui.graph.cut.in_module import cut_module, labelled
 from karui.graph.cut.shapes import Gone, gone_of, kept
-from karui.graph.trace import ROOT
 from karui.graph.units import Units
 
 if TYPE_CHECKING:
@@ -132,9 +131,8 @@ def attempt(
 def masked(model: nn.Module, units: Units, gone: Gone) -> nn.Module:
     """A copy with every stored number of the removed units set to zero."""
     twin = copy.deepcopy(model)
-    for path, tensor in stored(twin):
-        labels = units.weights.get(ROOT + path)
-        if labels is None or not tensor.is_floating_point():
+    for _, tensor, labels in labelled(twin, units):
+        if not tensor.is_floating_point():
             continue
         for plane in labels.planes:
             tensor.data.masked_fill_(gone.at(plane).to(tensor.device), 0.0)
@@ -173,10 +171,9 @@ def relative(mine: Tensor, theirs: Tensor) -> float:
 
 def kept_positions(model: nn.Module, units: Units, gone: Gone) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for path, _ in stored(model):
-        labels = units.weights.get(ROOT + path)
-        left = kept(labels, gone) if labels is not None else None
-        if left is None or not left.changed:
+    for path, _, labels in labelled(model, units):
+        left = kept(labels, gone)
+        if not left.changed:
             continue
         axes: dict[str, Any] = {
             str(axis): mask.nonzero().reshape(-1).tolist()

@@ -4,7 +4,6 @@ call.
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Mapping
 from typing import Any, final
@@ -17,6 +16,7 @@ from karui.artifact import Signature
 from karui.graph.cut.edits import Edit
 from karui.graph.cut.in_module import replace, smaller
 from karui.graph.cut.shapes import Gone, kept
+from karui.graph.trace import twin_of
 from karui.graph.units import Units
 from karui.structure import flatten, unflatten
 
@@ -46,7 +46,7 @@ class Exported(nn.Module):
 
 def cut_graph(units: Units, gone: Gone, changes: Mapping[str, Edit]) -> nn.Module:
     """The graph with smaller tensors and every size in it derived again."""
-    body = copy.deepcopy(units.trace.graph)
+    body = twin_of(units.trace.graph)
     done: dict[int, Tensor] = {}
     for path, labels in units.weights.items():
         old, left = operator.attrgetter(path)(body), kept(labels, gone)

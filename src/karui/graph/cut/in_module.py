@@ -16,6 +16,7 @@ from karui.graph.cut.edits import Edit, literal_changes
 from karui.graph.cut.shapes import Gone, kept
 from karui.graph.trace import ROOT, module_of
 from karui.graph.units import Units
+from karui.graph.units.labels import Labels
 
 
 def cut_module(model: nn.Module, units: Units, gone: Gone, changes: Mapping[str, Edit]) -> nn.Module:
@@ -32,13 +33,17 @@ def cut_module(model: nn.Module, units: Units, gone: Gone, changes: Mapping[str,
 def cut_tensors(twin: nn.Module, units: Units, gone: Gone) -> None:
     """Every stored tensor that loses something; tied ones stay tied."""
     done: dict[int, Tensor] = {}
-    for path, tensor in stored(twin):
-        labels = units.weights.get(ROOT + path)
-        if labels is None:
-            continue
+    for path, tensor, labels in labelled(twin, units):
         left = kept(labels, gone)
         if left.changed:
             replace(twin, path, done.setdefault(id(tensor), smaller(tensor, left.take(tensor.detach()))))
+
+
+def labelled(module: nn.Module, units: Units) -> list[tuple[str, Tensor, Labels]]:
+    """Stored tensors with their labels, under every name: the graph knows a tied one by a single name."""
+    found = stored(module)
+    known = {id(tensor): units.weights[ROOT + path] for path, tensor in found if ROOT + path in units.weights}
+    return [(path, tensor, known[id(tensor)]) for path, tensor in found if id(tensor) in known]
 
 
 def stored(module: nn.Module) -> list[tuple[str, Tensor]]:
