@@ -1,10 +1,11 @@
 # make demo   sets everything up and runs the main job      make test   sets everything up and tests
 # make check  lint, types, import contracts, size caps      make data   full Fashion-MNIST and MNIST into data/
 # make bench  the committed benchmark tables, made again    make newest the tests with the newest torch that installs
+# make zoo    cut against masked on the whole zoo and a thousand random networks (most of an hour)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check data bench newest clean
+.PHONY: demo test check data bench zoo newest clean
 
 demo: .venv/ready-to-run
 	$(BIN)/karui demo
@@ -24,6 +25,9 @@ data: .venv/ready-to-run
 
 bench: .venv/ready-to-develop data
 	$(BIN)/python benchmarks/run.py
+
+zoo: .venv/ready-to-develop
+	$(BIN)/python -m benchmarks.zoo.sweep > benchmarks/results/zoo.md
 
 newest:
 	$(PYTHON) -m venv .venv-newest

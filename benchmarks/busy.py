@@ -48,7 +48,14 @@ def main() -> None:
         busy.start()
         try:
             runs = [
-                compare(folders, 1, 1, Pace(least=25, most=120, seconds=20.0, openings=5), Limits(120), seed)
+                compare(
+                    folders,
+                    1,
+                    1,
+                    Pace(least=25, most=120, seconds=20.0, openings=5, most_openings=10),
+                    Limits(120),
+                    seed,
+                )
                 for seed in range(2 * args.repeats)
             ]
         finally:

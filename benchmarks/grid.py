@@ -22,7 +22,7 @@ from karui.report.markdown import markdown
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("karui-runs")
-FINAL = Pace(least=30, most=200, seconds=20.0, openings=5)
+FINAL = Pace(least=30, most=200, seconds=20.0, openings=5, most_openings=10)
 
 
 def main() -> None:

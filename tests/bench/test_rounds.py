@@ -126,7 +126,7 @@ def test_a_session_opens_as_often_as_asked_and_shares_the_rounds_out():
 
 
 def test_openings_that_differ_widen_the_interval_and_call_for_more():
-    pace = Pace(least=30, most=60, seconds=60.0, openings=3)
+    pace = Pace(least=30, most=60, seconds=60.0, openings=3, most_openings=6)
     rounds, openings = scripted_session(pace, [1.0, 1.1, 0.9, 1.05])
     found = rounds.ratio("a", "b", seed=0)
     assert len(openings) == 6
@@ -135,7 +135,9 @@ def test_openings_that_differ_widen_the_interval_and_call_for_more():
 
 
 def test_time_that_is_up_calls_for_no_further_opening():
-    _, openings = scripted_session(Pace(least=6, most=12, seconds=0.0, openings=2), [1.0, 1.5])
+    _, openings = scripted_session(
+        Pace(least=6, most=12, seconds=0.0, openings=2, most_openings=4), [1.0, 1.5]
+    )
     assert len(openings) == 2
 
 

@@ -1,4 +1,4 @@
-"""A recipe with a step: its artifact is verified against the changed model, and the result says what changed."""
+"""A recipe with a step: its artifact is verified against the changed model, and the result says what it did."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ LOOK_EVERY = 5  # rounds between two looks at the intervals
 class Pace:
     """How long to go on: at least ``least`` rounds, at most ``most`` or ``seconds``, in all openings.
 
-    openings: how often a session opens its candidates; up to twice as often while a ratio is not
-    known to ``half_width`` and time is left (opening itself does not count as time).
+    openings: how often a session opens its candidates, and at most ``most_openings`` times while a ratio
+    is not known to ``half_width`` and time is left (opening itself does not count as time).
     """
 
     least: int = 15
@@ -41,6 +41,7 @@ class Pace:
     seconds: Seconds = 12.0
     half_width: float = 0.02
     openings: int = 1
+    most_openings: int = 1
 
     @property
     def share(self) -> Pace:
@@ -48,7 +49,7 @@ class Pace:
         parts = self.openings
         least = max(LEAST_AN_OPENING, -(-self.least // parts)) if parts > 1 else self.least
         most = max(least, -(-self.most // parts))
-        return dataclasses.replace(self, least=least, most=most, seconds=self.seconds / parts, openings=1)
+        return dataclasses.replace(self, least=least, most=most, seconds=self.seconds / parts)
 
 
 @dataclass
@@ -83,7 +84,7 @@ def session(
     out from then on.
     """
     rounds, left = Rounds(), pace.seconds
-    for number in range(2 * pace.openings):
+    for number in range(max(pace.openings, pace.most_openings)):
         candidates, failed = open_all()
         rounds.failed |= failed
         alive = {name: one for name, one in candidates.items() if name not in rounds.failed}

@@ -15,11 +15,9 @@ RECIPES = (
     "fp32@openvino",
     "int8@onnxruntime",
     "int8@openvino",
-    "int8_dynamic@onnxruntime",
     "bf16@openvino",
-    "fp16@openvino",
-    "fp32@torchscript",
-    "fold_norm + fp32@torch_eager",
+    "prune_channels:macs=0.75,multiple_of=8 + fp32@onnxruntime",
+    "prune_channels:macs=0.75,multiple_of=8 + int8@onnxruntime",
 )
 
 

@@ -94,10 +94,10 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
 
     paces = {
         "quick": (Pace(least=10, most=40, seconds=2.0), Pace(least=20, most=80, seconds=6.0, openings=3)),
-        "normal": (Pace(), Pace(least=25, most=200, seconds=25.0, openings=5)),
+        "normal": (Pace(), Pace(least=25, most=200, seconds=25.0, openings=5, most_openings=10)),
         "thorough": (
             Pace(least=30, most=400, seconds=60.0),
-            Pace(least=60, most=1000, seconds=180.0, openings=10),
+            Pace(least=60, most=1000, seconds=180.0, openings=10, most_openings=20),
         ),
     }
     trial, final = paces[options["pace"]]

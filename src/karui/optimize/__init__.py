@@ -45,7 +45,7 @@ class Settings:
     recipes: tuple[str, ...] = ()
     stop_at: float | None = None
     pace: Pace = Pace()
-    final: Pace = Pace(least=25, most=200, seconds=25.0, openings=5)
+    final: Pace = Pace(least=25, most=200, seconds=25.0, openings=5, most_openings=10)
     limits: Limits = Limits()
     seed: int = 0
     command: str = ""
