@@ -15,7 +15,6 @@ import argparse
 import copy
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -133,39 +132,30 @@ def rows(
     print("| goal | how | MACs | accuracy | points lost | seconds |")
     print("|---|---|--:|--:|--:|--:|")
     for title, goal in goals:
-        made: list[tuple[str, Callable[[], nn.Module]]] = [
-            (
-                name,
-                lambda options=options, goal=goal: karui_pruned(model, data, f"{goal},{options}".strip(",")),
-            )
-            for name, options in ways
-        ]
-        share = reached(model, data, f"{goal},{ways[-1][1]}".strip(","))
-        made += [
-            (
-                f"Torch-Pruning, {kind}, norms re-estimated",
-                lambda kind=kind, share=share: peer_pruned(model, data, kind, share),
-            )
-            for kind in peers()
-        ]
-        for name, make in made:
-            print(row(title, name, make, data, base, whole), flush=True)
+        share = 1.0
+        for name, options in ways:
+            start = time.perf_counter()
+            made = karui_pruned(model, data, f"{goal},{options}".strip(","))
+            share = cost(made, data) / whole
+            print(line(title, name, made, data, (base, whole, time.perf_counter() - start)), flush=True)
+        for kind in peers():
+            print(peer_line(title, kind, model, data, (base, whole, share)), flush=True)
 
 
-def reached(model: nn.Module, data: Data, options: str) -> float:
-    """The share of MACs that karui's best way leaves: the peer gets the same."""
-    return cost(karui_pruned(model, data, options), data) / cost(model, data) if peers() else 0.0
-
-
-def row(title: str, name: str, make: Callable[[], nn.Module], data: Data, base: float, whole: int) -> str:
-    start = time.perf_counter()
+def peer_line(title: str, kind: str, model: nn.Module, data: Data, known: tuple[float, int, float]) -> str:
+    """The peer, at the share of MACs that karui's last way left."""
+    base, whole, share = known
+    name, start = f"Torch-Pruning, {kind}, norms re-estimated", time.perf_counter()
     try:
-        model = make()
+        made = peer_pruned(model, data, kind, share)
     except Exception as error:  # noqa: BLE001 - a peer that fails is a row that says so
         return f"| {title} | {name} | | | | failed: {type(error).__name__}: {error} |"
-    seconds = time.perf_counter() - start
-    score = accuracy(model, data)
-    left = whole / cost(model, data)
+    return line(title, name, made, data, (base, whole, time.perf_counter() - start))
+
+
+def line(title: str, name: str, made: nn.Module, data: Data, known: tuple[float, int, float]) -> str:
+    base, whole, seconds = known
+    score, left = accuracy(made, data), whole / cost(made, data)
     return f"| {title} | {name} | 1/{left:.2f} | {score:.2f} | {base - score:+.2f} | {seconds:.0f} |"
 
 
@@ -178,22 +168,27 @@ def peers() -> list[str]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=["mnist", "resnet"])
+    parts = parser.parse_args().parts
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     print("# Channels removed, with no training\n")
     print(f"{CALIBRATION:,} unlabelled calibration images, one thread, one seed. ", end="")
     print("The peer gets the MACs that the last row of karui left, and may use labels (Taylor).\n")
-    print("## The MNIST network, both convolutions\n")
-    task = tasks.task("mnist")
-    ratios = [
-        (f"{share} of the channels out", f"ratio={ratio}") for share, ratio in (("50 %", 0.5), ("75 %", 0.75))
-    ]
-    rows(task.model, data_of(task), ratios, MNIST)
-    print("\n## The Fashion-MNIST ResNet with two blocks a stage, inner and coupled channels\n")
-    task = tasks.task("deep")
-    goals = [(f"MACs / {word}", f"macs={share}") for word, share in (("1.33", 0.75), ("2", 0.5), ("4", 0.25))]
-    rows(task.model, data_of(task), goals, RESNET)
+    if "mnist" in parts:
+        print("## The MNIST network, both convolutions\n")
+        task = tasks.task("mnist")
+        shares = (("50 %", 0.5), ("75 %", 0.75))
+        ratios = [(f"{share} of the channels out", f"ratio={ratio}") for share, ratio in shares]
+        rows(task.model, data_of(task), ratios, MNIST)
+    if "resnet" in parts:
+        print("\n## The Fashion-MNIST ResNet with two blocks a stage, inner and coupled channels\n")
+        task = tasks.task("deep")
+        goals = [
+            (f"MACs / {word}", f"macs={share}") for word, share in (("1.33", 0.75), ("2", 0.5), ("4", 0.25))
+        ]
+        rows(task.model, data_of(task), goals, RESNET)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A recipe with a step: its artifact is verified against the changed model, and the result says what it did."""
+"""A recipe with a step: its artifact is verified against the changed model; the result says what it did."""
 
 from __future__ import annotations
 
@@ -70,3 +70,19 @@ def test_the_report_shows_it(run):
 def test_verifying_again_compares_with_the_changed_model(run):
     trial = next(trial for trial in run.facts["trials"] if trial["recipe"] == RECIPES[0])
     assert verify_again(run.folder / trial["artifact"], None, speed=False)["ok"]
+
+
+def test_steps_that_fail_are_not_tried_again_for_the_next_precision(tmp_path, monkeypatch):
+    from karui.techniques.prune_channels import PruneChannels
+
+    calls = []
+    whole = PruneChannels.apply
+    monkeypatch.setattr(PruneChannels, "apply", lambda *args: calls.append(1) or whole(*args))
+    x = torch.randn(60, 8)
+    task = karui.Task(nn.Linear(8, 3), x[:4], select=[x], score="agreement")
+    settings = Settings(recipes=("fp32@onnxruntime", *RECIPES[:2]), pace=SHORT, final=SHORT)
+    result = karui.optimize(task, max_drop=90, out=tmp_path / "run", settings=settings)
+    failed = [trial for trial in result.facts["trials"] if trial["status"] == "failed"]
+    assert len(failed) == 2
+    assert all("found nothing to change" in trial["reason"] for trial in failed)
+    assert len(calls) == 1

@@ -41,6 +41,7 @@ class Workshop:
         self.child: Child | None = None
         self.captured: dict[str, tuple[Path, Signature]] = {}
         self.accounts: dict[str, Mapping[str, Any]] = {}
+        self.refused: dict[str, KaruiError] = {}
         self.opened = Opened()
 
     def __enter__(self) -> Workshop:
@@ -106,7 +107,13 @@ class Workshop:
             folder.mkdir(parents=True)
             copy_onnx(origin.path, folder / "model.onnx")
             return folder, signature
-        model, accounts = self.changed(private_copy(origin.model), recipe)
+        if (key := steps_key(recipe)) in self.refused:
+            raise self.refused[key]
+        try:
+            model, accounts = self.changed(private_copy(origin.model), recipe)
+        except KaruiError as error:
+            self.refused[key] = error  # steps can take long; another precision would hear the same
+            raise
         captured = capture(model, signature, self.job.example, folder, precision)
         if accounts:
             (folder / "steps.json").write_text(json.dumps(accounts, indent=1), encoding="utf-8")
