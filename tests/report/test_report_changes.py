@@ -1,0 +1,62 @@
+"""Steps in the report: what went, what stayed and why; whatever stands in the result is text, not markup."""
+
+from __future__ import annotations
+
+import sample
+
+from karui.report.html import html
+from karui.report.markdown import markdown
+from karui.report.steps import steps
+from karui.report.view import read
+
+STEP = "prune_channels:macs=0.5"
+ACCOUNT = {
+    "touched": 4,
+    "left": {"the model's output": 2, "layer_norm (norm, net.py:12): its <statistics>": 1},
+    "macs": [4000.0, 1990.0],
+    "parameters": [1000.0, 400.0],
+    "kept": {"conv1.weight[0]": "8 of 16", "conv2.weight[0]": "24 of 32"},
+    "form": "graph",
+    "damage": 0.012,
+    "cut_error": 2e-7,
+}
+
+
+def narrowed():
+    """The best trial of the full sample, and FP32 in its runtime with the same steps."""
+    made = sample.full()
+    best = next(trial for trial in made["trials"] if trial["id"] == made["best"])
+    best["recipe"] = f"{STEP} + int8@onnxruntime"
+    best["executed"] = {"precision": "int8", "detail": "QGemm x1", "steps": {STEP: ACCOUNT}}
+    middle = next(trial for trial in made["trials"] if trial["id"] == "onnxruntime-fp16")
+    middle |= {"recipe": f"{STEP} + fp32@onnxruntime", "precision": "fp32"}
+    return made
+
+
+def test_the_page_says_what_was_changed():
+    text = html(narrowed())
+    assert "What was changed in the network" in text
+    assert "8 of 16" in text and "width:50%" in text and "width:75%" in text
+    assert "1/2.01" in text and "1/2.50" in text
+    assert "the exported graph, rewritten" in text
+    assert "its &lt;statistics&gt;" in text and "<statistics>" not in text
+    assert "What was changed" not in html(sample.full())
+
+
+def test_the_table_says_by_how_much_it_is_narrower():
+    assert "MACs 1/2.01, parameters 1/2.50; QGemm x1" in html(narrowed())
+    assert f"{STEP} + int8@onnxruntime" in markdown(narrowed())
+
+
+def test_the_waterfall_has_a_bar_for_the_steps_and_one_for_the_precision():
+    labels = [step.label for step in steps(read(narrowed()))]
+    assert f"steps: {STEP} + fp32" in labels
+    assert "numerics: int8" in labels
+
+
+def test_an_account_of_odd_form_does_no_harm():
+    made = narrowed()
+    best = next(trial for trial in made["trials"] if trial["id"] == made["best"])
+    for steps_found in (None, [], {STEP: None}, {STEP: {"kept": {"a": "x of y"}, "macs": [1, 0], "left": 3}}):
+        best["executed"]["steps"] = steps_found
+        assert html(made)
