@@ -1,5 +1,4 @@
-"""Is a cut exact? One model pruned at random, and compared with the uncut model whose removed slices are
-zero.
+"""Is a cut exact? A model pruned at random, against the uncut model whose removed slices are zero.
 
 The masks are made from the manifest of kept positions, not from karui's labels, and the inputs are others
 than the ones the cut verified itself with.

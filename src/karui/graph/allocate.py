@@ -1,8 +1,9 @@
-"""How many units each group loses: the least damage to the answers for the multiplications that have to go.
+"""How many units each group loses: the least damage to the answers for the cost that has to go.
 
 Damage is measured, not assumed: a group is pruned by itself, the layers that read it are refitted in
-closed form, and the answers are compared with the original's on part of the calibration data. No labels
-are needed.
+closed form, and the answers are compared with the original's on part of the calibration data. It is the
+one of ``compensate.damage``: the KL divergence of class probabilities, or a relative squared error. No
+labels are needed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RIDGE = 1e-4
 class Curve:
     """For one group: bundles in the order in which they go, and the damage after some counts of them.
 
-    counts: numbers of bundles, rising from 0. errors: the damage.
+    counts: numbers of bundles, rising from 0. errors: the damage (``compensate.damage``) after each of them.
     """
 
     group: Group
@@ -50,7 +51,7 @@ def curve(
     found: Statistics,
     held: Held,
 ) -> Curve:
-    """Measure what removing the first 0, ... of ``bundles`` does, each count by itself."""
+    """Measure what removing the first 0, ... of ``bundles`` does, each of ``counts`` by itself."""
     graph, errors = units.trace.graph, [0.0]
     kept = {path: tensor_at(graph, path).detach().clone() for path in units.weights}
     for count in counts[1:]:

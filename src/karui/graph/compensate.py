@@ -1,5 +1,4 @@
-"""Letting what stays take over from what goes: least squares, layer by layer, on inputs from the changed
-model.
+"""Letting what stays take over from what goes: least squares, layer by layer, on the changed inputs.
 
 Targets are the original model's. Where a layer's result is added to a shortcut, the target is the
 original sum minus what the shortcut, already changed, delivers; so drift from earlier layers is made up
@@ -46,7 +45,8 @@ def affine(graph: GraphModule, consumer: Consumer) -> Affine | None:
     if consumer.norm is None:
         return None
     weight, bias, mean, variance = (tensor_at(graph, str(part.target)) for part in norm_parts(consumer))
-    scale = weight / torch.sqrt(variance + float(consumer.norm.args[7]))  # type: ignore[arg-type]
+    eps: Any = consumer.norm.args[7]
+    scale = weight / torch.sqrt(variance + float(eps))
     return Affine(scale.detach(), (bias - mean * scale).detach())
 
 
@@ -70,8 +70,7 @@ def compensate(
     gone: Gone,
     data: Sequence[tuple[Tensor, ...]],
 ) -> list[str]:
-    """Refit, in place, every layer of ``units.trace.graph`` that the removal reaches; gives their weights'
-    paths.
+    """Refit, in place, every layer of the traced graph that the removal reaches; gives their weights' paths.
 
     data: at least two batches of flat inputs. original: the graph before anything was zeroed.
     """

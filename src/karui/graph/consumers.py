@@ -1,13 +1,11 @@
-"""The layers that read units through a weight: where a removed unit's part can be taken over by the
-others.
-"""
+"""The layers that read units through a weight: there the other units can take over a removed one's part."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -45,7 +43,9 @@ class Consumer:
 
     @property
     def source(self) -> Node:
-        return self.node.args[0]  # type: ignore[return-value]
+        found = self.node.args[0]
+        assert isinstance(found, Node)
+        return found
 
     def area(self, graph: GraphModule) -> int:
         """Positions of the kernel."""
@@ -67,7 +67,7 @@ def find_consumers(units: Units) -> list[Consumer]:
 
 def consumer_at(units: Units, node: Node) -> Consumer | None:
     kind = KINDS.get(packet(node)) if node.op == "call_function" else None
-    if kind is None or not stored_once(node.args[1]):
+    if kind is None or not stored_once(weight := node.args[1]):
         return None
     bias = node.args[2] if len(node.args) > 2 else None
     if bias is not None and not stored_once(bias):
@@ -83,8 +83,8 @@ def consumer_at(units: Units, node: Node) -> Consumer | None:
         node=node,
         kind=kind,
         groups=groups,
-        weight=str(node.args[1].target),  # type: ignore[union-attr]
-        bias=str(bias.target) if isinstance(bias, Node) else None,
+        weight=str(weight.target),
+        bias=None if bias is None else str(bias.target),
         columns=columns.reshape(groups, -1),
         rows=rows,
         norm=norm,
@@ -92,7 +92,7 @@ def consumer_at(units: Units, node: Node) -> Consumer | None:
     )
 
 
-def stored_once(node: Any) -> bool:
+def stored_once(node: object) -> TypeGuard[Node]:
     return isinstance(node, Node) and node.op == "get_attr" and len(node.users) == 1
 
 
@@ -129,9 +129,7 @@ def sum_after(node: Node) -> tuple[Node, Node] | None:
 
 
 def in_order(consumers: Collection[Consumer], graph: GraphModule) -> list[Consumer]:
-    """Topological; of several that meet in one sum the widest comes last, for it can make up for the
-    others.
-    """
+    """Topological; of several that meet in one sum the widest comes last: it can make up for the others."""
     place = {node: i for i, node in enumerate(graph.graph.nodes)}
 
     def key(one: Consumer) -> tuple[int, int, int]:
@@ -161,11 +159,11 @@ def inputs_of(consumer: Consumer, x: Tensor) -> Tensor:
         pair(node.args[i] if len(node.args) > i else d) for i, d in ((3, 1), (4, 0), (5, 1))
     )
     weight: Any = node.args[1]
-    kernel = list(weight.meta["val"].shape[2:])
+    kernel: Any = list(weight.meta["val"].shape[2:])
     if x.ndim == 3:
         x, kernel = x.unsqueeze(2), [1, *kernel]
         stride, padding, dilation = ((a, b[-1]) for a, b in ((1, stride), (0, padding), (1, dilation)))
-    parts = functional.unfold(x, kernel, dilation, padding, stride)  # type: ignore[arg-type]
+    parts = functional.unfold(x, kernel, dilation, padding, stride)
     rows = thinned(parts.transpose(1, 2))
     return rows.reshape(-1, consumer.groups, rows.shape[-1] // consumer.groups).transpose(0, 1)
 

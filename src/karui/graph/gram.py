@@ -1,11 +1,9 @@
 """Second moments of a layer's inputs, and what follows from them: least-squares weights and removal costs.
 
-For a layer with inputs X (rows x n, with a column of ones for the bias) and weights W, everything is in H
-= X'X. The cost of removing the columns S and letting the others take over is tr(W_S (H^-1_SS)^-1 W_S')
-(Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv:2208.11580). Products are summed in float64, batch
-by batch;
-activations
-are not kept.
+For a layer with inputs X (rows x n, with a column of ones for the bias) and weights W, everything is in
+H = X'X. The cost of removing the columns S and letting the others take over is
+tr(W_S (H^-1_SS)^-1 W_S') (Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv:2208.11580). Products are
+summed in float64, batch by batch; activations are not kept.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ RIDGES = (1e-4, 1e-3, 1e-2)  # shares of the mean diagonal that are tried
 
 @dataclass
 class Moments:
-    """H (groups, n, n) of the inputs, and their products with targets, (groups, n, outputs); None without
-    any.
+    """H (groups, n, n) of the inputs, and their products with targets, (groups, n, outputs).
 
     ones: whether the last of the n columns is one for the bias.
     """
@@ -108,9 +105,7 @@ def cross_loss(one: Moments, other: Moments, group: int, how: tuple[Tensor, Tens
 
 @dataclass
 class Elimination:
-    """Removing blocks of columns one after the other from W (outputs, n), the others taking over each
-    time.
-    """
+    """Blocks of columns leave W (outputs, n) one after the other; each time those that stay take over."""
 
     weights: Tensor
     inverse: Tensor

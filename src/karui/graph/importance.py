@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from karui.graph.consumers import Consumer, find_consumers, inputs_of, tensor_at, values_at
 from karui.graph.gram import Elimination, Moments, elimination
@@ -108,6 +108,22 @@ def obs_order(
     return order
 
 
+def obs_scores(
+    units: Units,
+    graph: GraphModule,
+    group: Group,
+    found: Statistics,
+    data: Sequence[tuple[Tensor, ...]],
+    limit: int,
+) -> Mapping[int, float]:
+    """The place of each unit in ``obs_order``; energies or norms where no layer reads the units."""
+    if not readers_of(group, found.consumers):
+        shared = energies(units, graph, group, data)
+        return shared if any(shared.values()) else norms(units, graph, group, 2.0, 0)
+    order = obs_order(units, graph, group, found, [[unit] for unit in group.units], limit)
+    return {group.units[number]: float(place) for place, (_, number) in enumerate(order)}
+
+
 def eliminate_from(consumer: Consumer, graph: GraphModule, found: Statistics) -> Elimination:
     moments = found.moments[consumer.weight]
     weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
@@ -122,9 +138,7 @@ def eliminate_from(consumer: Consumer, graph: GraphModule, found: Statistics) ->
 
 
 def wanda(consumer: Consumer, graph: GraphModule, found: Statistics) -> dict[int, float]:
-    """For grouped layers: the energy that each unit brings in, w^2 E[x^2] (Sun et al. 2023,
-    arXiv:2306.11695).
-    """
+    """For grouped layers: the energy each unit brings in, w^2 E[x^2] (Sun et al. 2023, arXiv:2306.11695)."""
     weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
     per = len(weight) // consumer.groups
     H = found.moments[consumer.weight].H
@@ -261,19 +275,18 @@ def energies(
 def squares(
     units: Units,
     graph: GraphModule,
-    node: object,
+    node: Node,
     axis: int,
     data: Sequence[tuple[Tensor, ...]],
     members: set[int],
 ) -> dict[int, float]:
     labels = units.of(node)
-    planes = [plane for plane in labels.along(axis)]
+    planes = labels.along(axis)
     if not planes or not members & set(units.classes.find(planes[0]).reshape(-1).tolist()):
         return {}
     found: dict[int, float] = {}
-    name = node.name  # type: ignore[attr-defined]
     for inputs in data[:1]:
-        value = values_at(graph, inputs, {name})[name].square()
+        value = values_at(graph, inputs, {node.name})[node.name].square()
         roots = units.classes.find(planes[0])
         if value.shape != labels.shape:
             roots = roots.expand(*[r if s == 1 else s for r, s in zip([1] * value.ndim, roots.shape)])

@@ -20,8 +20,10 @@ PRODUCTS = {aten.matmul, aten.bmm, aten.mm, aten.baddbmm, aten.addmm}
 
 @dataclass(frozen=True)
 class Product:
-    """One operation: its count is that of the kept elements of ``table`` times what stays along ``free`` axes
-    times ``positions``. All for one sample."""
+    """One operation: ``full`` times ``positions`` multiplications a sample while nothing is removed.
+
+    tables: labels; the count shrinks with the share that stays of each.
+    """
 
     name: str
     tables: tuple[Tensor, ...]

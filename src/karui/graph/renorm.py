@@ -39,9 +39,7 @@ class Observed(Interpreter):
 
 
 def reestimate(graph: GraphModule, data: Sequence[tuple[Tensor, ...]], held: Held) -> bool:
-    """Put new statistics in where that brings the answers on ``held`` closer to the original's; tells
-    whether.
-    """
+    """Keep new statistics if they bring the answers on ``held`` closer to the original's; True if so."""
     before = damage(graph, held)
     kept = put_in(graph, observed(graph, data))
     if kept and damage(graph, held) < before:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from karui.errors import UsageError
@@ -56,9 +56,7 @@ class Selection:
         )
 
     def take(self, bundles: Sequence[frozenset[int]]) -> list[set[int]]:
-        """Remove these bundles, each with what has to go with it now; those that cannot go any more are
-        left.
-        """
+        """Remove these bundles, each with what has to go with it now, but none that can no longer go."""
         taken = []
         for bundle in bundles:
             wider = self.removal.closure(self.gone | bundle, {})
@@ -115,6 +113,3 @@ def outputs_named(units: Units, path: str, what: str) -> list[int]:
                     return [int(label) for label in units.classes.find(plane).reshape(-1).tolist()]
     known = sorted({name.rpartition(".")[0] or name for name in weights})
     raise UsageError(f"{what}: there is no layer {path!r}", fix=f"one of: {', '.join(known[:12])}")
-
-
-Score = Callable[[Group], Mapping[int, float]]

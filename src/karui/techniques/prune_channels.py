@@ -3,9 +3,7 @@
 What must go together is found in the exported graph (graph/units); the cut is checked against the model
 with the same units set to zero (graph/cut); the layers that read a removed unit are refitted by least
 squares on calibration data (graph/compensate). Hassibi & Stork 1993; Frantar & Alistarh 2022,
-arXiv:2208.11580; Fang
-et al. 2023,
-arXiv:2301.12900.
+arXiv:2208.11580; Fang et al. 2023, arXiv:2301.12900.
 """
 
 from __future__ import annotations
@@ -25,17 +23,8 @@ from karui.graph.compensate import compensate, damage, held_out, zero_out
 from karui.graph.consumers import batches
 from karui.graph.cut import Cut, cut
 from karui.graph.cut.removal import Removal
-from karui.graph.cut.shapes import gone_of
-from karui.graph.importance import (
-    Statistics,
-    collect,
-    energies,
-    norm_scales,
-    norms,
-    obs_order,
-    readers_of,
-    taylor,
-)
+from karui.graph.cut.shapes import Gone, gone_of
+from karui.graph.importance import Statistics, collect, norm_scales, norms, obs_scores, taylor
 from karui.graph.renorm import reestimate
 from karui.graph.select import Ranked, Selection, allowed_counts, at_random, named_units, nearest
 from karui.graph.trace import Trace, trace, twin_of
@@ -134,7 +123,7 @@ class Pruning:
         touched = sorted({path.rpartition(".")[0] for path in done.positions})
         return Applied(done.model, tuple(touched), self.reasons(done.dropped), self.facts(done, refitted))
 
-    def repair(self, removed: Any) -> list[str]:
+    def repair(self, removed: Gone) -> list[str]:
         """Zero what goes and let the rest take over; nothing is refitted when that was not asked for."""
         graph = self.trace.graph
         zero_out(graph, self.units, removed)
@@ -168,14 +157,18 @@ class Pruning:
         return taken
 
     def statistics(self) -> Statistics | None:
-        needed = self.options.importance == "obs" or not self.by_layer
-        if not needed:
+        if self.options.importance != "obs" and self.by_layer:
             return None
         if not self.data:
             raise UsageError(
                 "prune_channels needs calibration data", fix="give calibrate=..., or importance=ln"
             )
         return collect(self.units, self.trace.graph, self.data)
+
+    @property
+    def ratio(self) -> float:
+        """Share of the units that goes, where that is the goal: half without another one."""
+        return 0.5 if self.options.ratio is None else self.options.ratio
 
     @property
     def by_layer(self) -> bool:
@@ -214,36 +207,26 @@ class Pruning:
             return norm_scales(self.units, graph, group)
         if kind == "ln" or found is None:
             return norms(self.units, graph, group, float(self.options.norm), self.options.dim)
-        if not readers_of(group, found.consumers):
-            shared = energies(self.units, graph, group, self.data)
-            return shared if any(shared.values()) else norms(self.units, graph, group, 2.0, 0)
-        order = obs_order(
-            self.units, graph, group, found, [[unit] for unit in group.units], self.limit(group)
-        )
-        return {group.units[number]: float(place) for place, (_, number) in enumerate(order)}
+        return obs_scores(self.units, graph, group, found, self.data, self.limit(group))
 
     def limit(self, group: Group) -> int:
         """How many units may go at most."""
-        ratio = self.options.ratio if self.options.ratio is not None else 0.5
-        return round(ratio * len(group.units)) + 1 if self.by_layer else len(group.units)
+        return round(self.ratio * len(group.units)) + 1 if self.by_layer else len(group.units)
 
     def counts(self, ranked: Sequence[Ranked], found: Statistics | None, part: float) -> Mapping[str, int]:
         """How many bundles each group loses in this step."""
         options = self.options
         allowed = {one.group.name: allowed_counts(one, options.multiple_of) for one in ranked}
-        ratio = options.ratio if options.ratio is not None else 0.5
         if self.by_layer:
             return {
-                one.group.name: nearest(allowed[one.group.name], self.share(one, ratio * part))
+                one.group.name: nearest(allowed[one.group.name], self.share(one, self.ratio * part))
                 for one in ranked
             }
         assert found is not None
         curves = [self.curve(one, allowed[one.group.name], found) for one in ranked]
-        kept = options.macs or options.parameters or 1 - ratio
-        now = self.cost(set())
-        return spend(
-            curves, lambda gone: self.cost(gone | self.selection.gone), now * (1 - part * (1 - kept))
-        )
+        kept = options.macs or options.parameters or 1 - self.ratio
+        goal = self.cost(set()) * (1 - part * (1 - kept))
+        return spend(curves, lambda gone: self.cost(gone | self.selection.gone), goal)
 
     def share(self, one: Ranked, ratio: float) -> float:
         """Bundles that make up this share of the group, in units, less what is gone already."""

@@ -1,5 +1,4 @@
-"""Removing units for good: plan, verify on copies, and only then give the result. The model given is never
-changed.
+"""Removing units for good: plan, verify on copies, then give the result. The given model never changes.
 
 The reference is exact: with every parameter of the removed units set to zero, the uncut model must answer
 what the cut one answers, up to float rounding, for several inputs and batch sizes. A cut that fails is
@@ -35,8 +34,7 @@ CHECKED_ROWS = (2, 3)
 
 @dataclass(frozen=True)
 class Cut:
-    """``form``: "module" (the user's own class) or "graph" (the exported graph, rewritten, fixed in eval
-    mode).
+    """form: "module" (the user's own class) or "graph" (the exported graph, rewritten, fixed in eval mode).
 
     error: largest relative difference to the masked model. positions: path of a stored tensor -> for each
     axis that lost something, the positions it kept (a table where rows kept different ones).
@@ -52,8 +50,7 @@ class Cut:
 
 
 def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arrays: Arrays) -> Cut:
-    """Remove the units of all ``bundles`` (sets of classes that may go by themselves) from a copy of
-    ``model``.
+    """Remove all ``bundles`` (sets of classes that may go by themselves) from a copy of ``model``.
 
     ``model`` is in eval mode; ``units`` were found on it. arrays: example inputs to verify with.
     """
@@ -78,9 +75,7 @@ def shifted(arrays: Arrays, rows: int) -> Arrays:
 def sift(
     model: nn.Module, units: Units, bundles: list[Collection[int]], checks: Sequence[tuple[Tensor, ...]]
 ) -> tuple[list[Collection[int]], dict[int, str]]:
-    """The bundles that can be removed together, and why others cannot: halves are tried until they are
-    found.
-    """
+    """The bundles that can be removed together, and why others cannot; they are found by halving."""
     if not bundles:
         return [], {}
     if not (why := refusal(model, units, bundles, checks)):

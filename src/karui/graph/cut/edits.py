@@ -102,7 +102,8 @@ def rule_of(target: Any) -> Callable[[Sized], Edit | None] | None:
 
 def sizes_edit(place: Sized, position: int, first_axis: int = 0) -> Edit | None:
     """A list of sizes, the first of which belongs to ``first_axis`` of the result."""
-    result, old = place.result, list(place.node.args[position])  # type: ignore[arg-type]
+    given: Any = place.node.args[position]
+    result, old = place.result, list(given)
     new = list(old)
     for i, size in enumerate(old):
         axis = first_axis + i
@@ -203,7 +204,8 @@ def rolled(place: Sized) -> Edit | None:
 
 
 def padded(place: Sized) -> Edit | None:
-    pads, ndim = list(place.node.args[1]), len(place.source.shape)  # type: ignore[arg-type]
+    given: Any = place.node.args[1]
+    pads, ndim = list(given), len(place.source.shape)
     for i in range(0, len(pads), 2):
         axis = ndim - 1 - i // 2
         if not changed_along(place.result, axis):
@@ -215,7 +217,7 @@ def padded(place: Sized) -> Edit | None:
             old = torch.arange(size)[-pads[i] : size + pads[i + 1]]
             return picked(place, axis, old)
         pads[i], pads[i + 1] = int(keep[:before].sum()), int(keep[before + size :].sum())
-    return Edit({1: pads}) if pads != list(place.node.args[1]) else None  # type: ignore[arg-type]
+    return Edit({1: pads}) if pads != list(given) else None
 
 
 def convolved(place: Sized) -> Edit | None:

@@ -1,6 +1,4 @@
-"""The cut in the exported graph, for code with sizes written in it: a module of its own, with the same
-call.
-"""
+"""The cut in the exported graph, for code with sizes written in it: a new module with the same call."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The cut in the user's own module: smaller tensors in the same places, and its attributes brought up to
-date.
-"""
+"""The cut in the user's own module: smaller tensors in the same places, and attributes that fit them."""
 
 from __future__ import annotations
 
@@ -139,8 +137,7 @@ UPDATES: tuple[tuple[Any, Callable[[Any, int | None], None]], ...] = (
 
 
 def set_literals(twin: nn.Module, changes: Mapping[Node, Edit]) -> None:
-    """Sizes that a module of the user's keeps as attributes: the ones that its own operations have as
-    numbers.
+    """Sizes that the user's module keeps as attributes: those that are numbers in its own operations.
 
     A guess that is checked like everything else: only where old and new agree in all of the module's
     operations.

@@ -32,8 +32,11 @@ def gone_of(roots: Tensor, removed: Collection[int]) -> Gone:
 
 @dataclass(frozen=True)
 class Kept:
-    """``keep[axis]``: which positions stay. ``rows``: a table of what stays along the axis ``ragged``, where
-    every row keeps equally many positions, but not the same ones."""
+    """``keep[axis]``: which positions stay.
+
+    rows: a table of what stays along the axis ``ragged``, where every row keeps equally many positions, but
+    not the same ones.
+    """
 
     shape: tuple[int, ...]
     keep: tuple[Tensor, ...]

@@ -122,7 +122,7 @@ class Finder:
         if node.target is operator.getitem:
             source = self.ports.get(str(node.args[0]))
             if isinstance(source, list):
-                self.ports[node.name] = source[node.args[1]]  # type: ignore[index]
+                self.ports[node.name] = source[args[1]]
             return
         if not any(
             isinstance(part, Tensor) for part in (value if isinstance(value, (tuple, list)) else [value])

@@ -2,8 +2,7 @@
 
 Axes are letters, as in einsum. A unit on a summed axis ties the two operands and ends there; on a free
 axis it rides on; on a batch axis, which both have (a head, a group of a convolution), whole rows of units
-go
-together.
+go together.
 """
 
 from __future__ import annotations
@@ -57,9 +56,7 @@ def contract(
 
 
 def without_bare(planes: Sequence[Plane], batch: set[int]) -> list[Plane]:
-    """Labels along a batch axis alone say nothing that those of its rows do not say; one of several is
-    enough.
-    """
+    """Labels along a batch axis alone add nothing to those of its rows; one of several is enough."""
     kept = [plane for plane in planes if not set(varying(plane)) <= batch]
     for plane in planes:
         axes = set(varying(plane))
@@ -71,9 +68,7 @@ def without_bare(planes: Sequence[Plane], batch: set[int]) -> list[Plane]:
 def single_axis_rows(
     classes: Classes, operand: Operand, batch: Sequence[str], summed: Sequence[str], why: str
 ) -> list[Plane]:
-    """Planes made simple: on a summed axis nothing else varies but a batch axis, and never the last is
-    one.
-    """
+    """Planes made simple: beside a summed axis only batch axes vary, and the last axis is no batch axis."""
     planes = []
     for plane in operand.labels.planes:
         names = operand.named(plane)
@@ -225,9 +220,7 @@ class Convolution:
 
 
 def convolve(classes: Classes, conv: Convolution, shape: Sequence[int], why: str) -> Labels:
-    """A convolution (batch, channels, space...) by a weight in ``groups``; space and kernel carry no
-    units.
-    """
+    """A convolution of (batch, channels, space...); no units lie along space and kernel."""
     x, weight, groups = conv.x, conv.weight, conv.groups
     image = channels_only(classes, x, why)
     kernel = [across_kernel(classes, plane, why) for plane in weight.planes]

@@ -14,8 +14,7 @@ from karui.graph.units.labels import varying
 
 @dataclass(frozen=True)
 class Group:
-    """units: classes in the order in which they lie. axes: the (path of a parameter, axis) that they run
-    along.
+    """units: classes in the order in which they lie. axes: (path of a parameter, axis) they run along.
 
     name: the first of these that gives the units out: its path and axis.
     """

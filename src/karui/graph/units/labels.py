@@ -2,14 +2,13 @@
 
 A ``plane`` is an int64 tensor that broadcasts to its value's shape: axes along which it does not vary
 have size 1. A weight has one plane for its outputs and one for its inputs; an element goes when its label
-in any plane
-goes.
+in any plane goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,13 +58,6 @@ def without(labels: Labels, axis: int) -> Labels:
     """The planes that do not vary along ``axis``."""
     planes = tuple(plane for plane in labels.planes if axis % len(labels.shape) not in varying(plane))
     return Labels(labels.shape, planes)
-
-
-@dataclass
-class Ports:
-    """Labels of all values of a graph, by node name; a node with several results has a list."""
-
-    of: dict[str, Labels | list[Labels]] = field(default_factory=dict)
 
 
 def flat_rows(plane: Plane, row_axes: Iterable[int]) -> Tensor:

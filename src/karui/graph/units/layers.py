@@ -74,8 +74,9 @@ def group_norm(classes: Classes, x: Labels, groups: int, weights: Sequence[Label
 def axis_norm(
     classes: Classes, x: Labels, ndim: int, weights: Sequence[Labels], why: str, *, exact: bool
 ) -> Labels:
-    """Layer norm and RMS norm over the last ``ndim`` axes; removing units changes the statistics of the
-    first.
+    """Over the last ``ndim`` axes: layer norm, whose mean and variance need all units, or RMS norm.
+
+    exact: a smaller norm can be made that gives the same for the units that stay (see cut/edits).
     """
     axes = set(range(len(x.shape) - ndim, len(x.shape)))
     if not exact:

@@ -87,8 +87,10 @@ def across(classes: Classes, plane: Plane, axes: Sequence[int], why: str) -> Pla
 
 
 def common(classes: Classes, planes: Sequence[Plane], why: str) -> Plane | None:
-    """The plane with most units of several within one value; the others are frozen, for an element that goes
-    with either of two units has no one label."""
+    """The plane with most units of several within one value; the others are frozen.
+
+    An element that goes with either of two units has no single label.
+    """
     if not planes:
         return None
     best = max(planes, key=lambda plane: len(torch.unique(plane)))
@@ -96,7 +98,3 @@ def common(classes: Classes, planes: Sequence[Plane], why: str) -> Plane | None:
         if plane is not best:
             classes.freeze(plane, f"{why}: two kinds of units on one axis")
     return best
-
-
-def same_labels(one: Plane, other: Plane) -> bool:
-    return one.shape == other.shape and bool(torch.equal(one, other))

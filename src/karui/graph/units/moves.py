@@ -1,6 +1,4 @@
-"""Operations that only move elements: they are run on the labels themselves, so no index arithmetic is
-redone.
-"""
+"""Operations that only move elements: they are run on the labels, so no index arithmetic is redone."""
 
 from __future__ import annotations
 
@@ -28,20 +26,18 @@ MOVES = {
 }  # fmt: skip
 PERMUTES = {
     aten.permute, aten.transpose, aten.t, aten.movedim, aten.swapaxes, aten.moveaxis, aten.swapdims,
-    aten.numpy_T,
-    aten.mT, aten.adjoint,
+    aten.numpy_T, aten.mT, aten.adjoint,
 }  # fmt: skip
 SAME = {
     aten.clone, aten.contiguous, aten.detach, aten.detach_, aten.alias, aten.lift_fresh_copy, aten.lift_fresh,
     aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.dropout_, aten.to, aten._to_copy,
-    aten.type_as,
-    aten.requires_grad_, aten.resolve_conj, aten.resolve_neg, aten.native_dropout, aten.feature_alpha_dropout,
+    aten.type_as, aten.requires_grad_, aten.resolve_conj, aten.resolve_neg, aten.native_dropout,
+    aten.feature_alpha_dropout,
 }  # fmt: skip
 EXPANDS = {aten.expand, aten.expand_as, aten.broadcast_to}
 FILLED = {
     aten.zeros, aten.ones, aten.full, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty,
-    aten.new_empty,
-    aten.scalar_tensor,
+    aten.new_empty, aten.scalar_tensor,
 }  # fmt: skip
 LIKE = {aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like}
 PADS = {aten.constant_pad_nd}
@@ -115,9 +111,7 @@ def born(classes: Classes, before: Labels, after: Labels) -> None:
 
 
 def expand(classes: Classes, x: Labels, shape: Sequence[int]) -> Labels:
-    """Repeating one element gives as many as needed: each new position is a unit of its own, with no
-    weight.
-    """
+    """One element repeated as often as needed: each new position is a unit of its own, without a weight."""
     missing = len(shape) - len(x.shape)
     old = (*[1] * missing, *x.shape)
     planes = [plane.reshape([1] * missing + list(plane.shape)) for plane in x.planes]

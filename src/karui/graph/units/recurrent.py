@@ -1,6 +1,4 @@
-"""LSTM, GRU and plain recurrent layers: a hidden unit is a row of every gate and a column of the next
-step.
-"""
+"""LSTM, GRU and plain RNN: a hidden unit is a row of every gate and a column of the next step."""
 
 from __future__ import annotations
 
