@@ -16,7 +16,7 @@ import torch
 from benchmarks.zoo.case import Case
 from torch import Tensor, nn
 
-from karui.errors import BuildFailed
+from karui.errors import BuildFailed, UsageError
 from karui.graph.call import signature_of
 from karui.graph.cut import Cut, cut
 from karui.graph.cut.removal import Removal
@@ -60,7 +60,7 @@ def pruned(case: Case, network: nn.Module, ratio: float, seed: int) -> Outcome:
     try:
         signature, arrays = signature_of(model, given if len(given) > 1 else given[0], 1)
         traced = trace(model, signature, arrays)
-    except BuildFailed as error:
+    except (BuildFailed, UsageError) as error:
         return Outcome("refused", why=error.line)
     units = find_units(traced)
     groups = find_groups(units)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from karui.cli.options import declare_json
 
-# One of each kind; the whole grid of runtimes and precisions takes longer than a demo should.
+# One of each kind; the whole grid of runtimes and precisions, and compiling, take longer than a demo should.
 RECIPES = (
     "fp32@torch_eager",
-    "fp32@torch_compile",
     "fp32@onnxruntime",
     "fp32@openvino",
     "int8@onnxruntime",
