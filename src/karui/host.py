@@ -75,6 +75,11 @@ def flags() -> frozenset[str]:
     return frozenset()
 
 
+def saturates(flags: frozenset[str]) -> bool:
+    """Whether sums of u8 x s8 products overflow 16 bits: x86 without VNNI needs 7-bit weights."""
+    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni"}
+
+
 def cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []

@@ -15,9 +15,10 @@ from tests.runtimes.onnx_nets import NAMES, ROWS, cosine, far, rows, shared
 from karui import runtimes
 from karui.errors import BuildFailed, Unsupported
 from karui.graph.onnx import answers
+from karui.host import saturates
 from karui.numerics import PRECISIONS, Numerics, parse_numerics
 from karui.recipe import parse_named
-from karui.runtimes.onnxruntime import OnnxRuntime, saturates
+from karui.runtimes.onnxruntime import OnnxRuntime
 
 NAME = "onnxruntime"
 LAYERS = {

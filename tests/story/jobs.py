@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import karui
-from karui import host
 from karui.bench.rounds import Pace
 from karui.optimize import Settings
 from karui.process import Limits
@@ -21,10 +20,8 @@ SHORT = Pace(least=4, most=6, seconds=0.3)
 FP32 = ("fp32@torch_eager", "fp32@onnxruntime")
 PATIENT = Limits(seconds=120.0)
 HAS_OPENVINO = bool(find_spec("openvino") and find_spec("nncf"))
-# without VNNI OpenVINO's INT8 sums saturate: on networks as small as these verification refuses it
-VNNI = bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(host.flags()))
 FLOAT_AND_INT8 = ["fp32@onnxruntime", "int8@onnxruntime", "int8_dynamic@onnxruntime"]
-FLOAT_AND_INT8 += ["fp32@openvino", *(["int8@openvino"] if VNNI else [])] if HAS_OPENVINO else []
+FLOAT_AND_INT8 += ["fp32@openvino", "int8@openvino"] if HAS_OPENVINO else []
 
 
 def quick(*recipes: str, limits: Limits = PATIENT) -> Settings:

@@ -124,7 +124,7 @@ class OnnxRuntime(Runtime):
             Reader(source),
             quant_format=QuantFormat.QDQ,
             per_channel=self.per_channel,
-            reduce_range=saturates(host.flags()),
+            reduce_range=host.saturates(host.flags()),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=excluded(prepared, source),
@@ -165,11 +165,6 @@ def refuses_layers(ask: Ask) -> str | None:
         return None
     gru = ", and it has no dynamic GRU kernel" if "GRU" in layers else ""
     return f"no Linear or LSTM layer: ONNX Runtime quantizes nothing else dynamically{gru}"
-
-
-def saturates(flags: frozenset[str]) -> bool:
-    """Whether sums of u8 x s8 products overflow 16 bits: x86 without VNNI needs 7-bit weights."""
-    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni"}
 
 
 def halve(exported: Path, model: Path) -> None:

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from karui import host
 from karui.errors import BuildFailed, Unsupported, foreign
 from karui.graph.onnx import (
     answers,
@@ -125,11 +126,14 @@ class OpenVino(Runtime):
 
     def quantize(self, model: Any, source: Source, kept: list[str]) -> Any:
         nncf = silent_nncf()
+        from nncf.quantization.advanced_parameters import OverflowFix
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         rows = CALIBRATE_ROWS if self.ranges == "minmax" else 1
         items = list(batches(source.calibrate, source.signature, rows))
         advanced = nncf.AdvancedQuantizationParameters()
+        if host.saturates(host.flags()):
+            advanced.overflow_fix = OverflowFix.ENABLE
         if self.ranges == "minmax":
             advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
         transformer = has_attention(model)
