@@ -150,9 +150,12 @@ def test_fp16_is_said_to_be_computed_in_fp32_and_is_smaller(bench):
 
 @pytest.mark.parametrize("name", ["mlp", "encoder"])
 def test_a_rule_keeps_a_layer_in_fp32(bench, name):
-    with_rule = bench.build(NAME, name, "int8[head=fp32]")[0].executed
-    assert with_rule["int8_kernels"] == bench.build(NAME, name, "int8")[0].executed["int8_kernels"] - 1
-    assert [entry["reason"] for entry in with_rule["fallback"]] == ["kept in FP32 by a rule"]
+    plain, with_rule = (bench.build(NAME, name, text)[0].executed for text in ("int8", "int8[head=fp32]"))
+    assert with_rule["int8_kernels"] == plain["int8_kernels"] - 1
+    # on some CPUs a product of attention has no INT8 kernel, with the rule and without
+    added = [entry for entry in with_rule["fallback"] if entry not in plain["fallback"]]
+    assert [entry["reason"] for entry in added] == ["kept in FP32 by a rule"]
+    assert len(with_rule["fallback"]) == len(plain["fallback"]) + 1
 
 
 def test_a_rule_that_fits_nothing_is_no_silent_success(bench):
