@@ -17,7 +17,7 @@ import torch
 from torch.fx import GraphModule
 
 from karui.graph.compensate import Held, damage, zero_out
-from karui.graph.consumers import Consumer, tensor_at
+from karui.graph.consumers import Consumer, stored_weights, tensor_at
 from karui.graph.cut.shapes import gone_of
 from karui.graph.gram import solve
 from karui.graph.importance import Statistics, columns_of, readers_of
@@ -84,13 +84,10 @@ def take_over(graph: GraphModule, consumer: Consumer, found: Statistics, removed
     if consumer.groups > 1:
         return
     moments, weight = found.moments[consumer.weight], tensor_at(graph, consumer.weight)
-    start = weight.data.flatten(1).double()
+    start = stored_weights(graph, consumer, ones=moments.ones)
     keep = torch.ones(len(moments.H[0]), dtype=torch.bool)
     for label in removed:
         keep[columns_of(consumer, graph, label)] = False
-    if moments.ones:
-        bias = tensor_at(graph, consumer.bias).data.double() if consumer.bias else start.new_zeros(len(start))
-        start = torch.cat([start, bias.unsqueeze(1)], 1)
     new = solve(moments.H[0], moments.H[0] @ start.T, start.T, keep, RIDGE).T.float()
     weight.data.copy_(new[:, : weight[0].numel()].reshape(weight.shape))
     if consumer.bias is not None:

@@ -66,16 +66,21 @@ def capture(
     """
     folder.mkdir(parents=True, exist_ok=True)
     flat = Flat(model, signature, HALF.get(precision)).eval()
-    try:
-        program, dynamic = export(flat, repeat(example, EXAMPLE_ROWS)), True
-    except KaruiError:
-        program, dynamic = export(flat, repeat(example, signature.batch), dynamic=False), False
+    program, dynamic = exported(flat, example, signature.batch)
     with foreign(BuildFailed, "the exported program could not be saved"):
         stored = BytesIO()  # torch's own writer ends the whole process when the disk is full
         torch.export.save(program, stored)
     (folder / "model.pt2").write_bytes(stored.getbuffer())
     trace(flat, repeat(example, EXAMPLE_ROWS if dynamic else signature.batch), folder / "traced.pt")
     return dataclasses.replace(signature, dynamic_batch=dynamic)
+
+
+def exported(flat: Flat, example: Arrays, batch: int) -> tuple[torch.export.ExportedProgram, bool]:
+    """The program with a dynamic batch where the model allows one (then True), else with ``batch`` rows."""
+    try:
+        return export(flat, repeat(example, EXAMPLE_ROWS)), True
+    except KaruiError:
+        return export(flat, repeat(example, batch), dynamic=False), False
 
 
 def repeat(arrays: Arrays, rows: int) -> Arrays:

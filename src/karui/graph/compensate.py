@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from karui.graph.consumers import (
     Consumer,
+    bias_of,
     find_consumers,
     in_order,
     inputs_of,
@@ -27,6 +28,7 @@ from karui.graph.consumers import (
 )
 from karui.graph.cut.shapes import Gone, kept
 from karui.graph.gram import Moments, fit
+from karui.graph.program import flat
 from karui.graph.units import Units
 from karui.graph.units.labels import Labels
 
@@ -135,9 +137,9 @@ def refit_group(
         return
     new = fit(halves, group, start, columns).T.float()
     chosen = (~gone.at(consumer.rows) & invertible(graph, consumer))[rows]
-    flat = weight[rows].reshape(outputs, -1).clone()
-    flat[chosen] = new[chosen, : flat.shape[1]]
-    weight[rows] = flat.reshape(weight[rows].shape)
+    refitted = weight[rows].reshape(outputs, -1).clone()
+    refitted[chosen] = new[chosen, : refitted.shape[1]]
+    weight[rows] = refitted.reshape(weight[rows].shape)
     if ones:
         bias[rows] = torch.where(chosen, new[:, -1], bias[rows])
 
@@ -171,13 +173,6 @@ def invertible(graph: GraphModule, consumer: Consumer) -> Tensor:
     if found is None or consumer.meets is None:
         return torch.ones(len(tensor_at(graph, consumer.weight)), dtype=torch.bool)
     return found.scale.abs() >= SMALLEST_SCALE
-
-
-def bias_of(graph: GraphModule, consumer: Consumer) -> Tensor:
-    """The layer's own bias, or zeros: a norm behind it can take one in."""
-    if consumer.bias is not None:
-        return tensor_at(graph, consumer.bias).detach().clone()
-    return torch.zeros(len(tensor_at(graph, consumer.weight)))
 
 
 def store_bias(graph: GraphModule, consumer: Consumer, bias: Tensor) -> None:
@@ -234,5 +229,4 @@ def squared(mine: Tensor, theirs: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def flat_outputs(graph: GraphModule, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    outputs = graph(*inputs)
-    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    return list(flat(graph(*inputs)))

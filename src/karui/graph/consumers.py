@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from karui.graph.trace import Walk, packet
+from karui.graph.trace import Walk, argument, packet
 from karui.graph.units import Units
 from karui.graph.units.classes import FIXED
 from karui.graph.units.labels import Labels
@@ -59,6 +59,21 @@ def tensor_at(graph: GraphModule, path: str) -> Tensor:
     return found
 
 
+def stored_weights(graph: GraphModule, consumer: Consumer, *, ones: bool) -> Tensor:
+    """(outputs, columns of one group) in float64, with ``ones`` the bias, or zeros, as a last column."""
+    weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
+    if not ones:
+        return weight
+    return torch.cat([weight, bias_of(graph, consumer).double().unsqueeze(1)], 1)
+
+
+def bias_of(graph: GraphModule, consumer: Consumer) -> Tensor:
+    """The layer's own bias, or zeros: a norm behind it can take one in."""
+    if consumer.bias is not None:
+        return tensor_at(graph, consumer.bias).detach().clone()
+    return torch.zeros(len(tensor_at(graph, consumer.weight)))
+
+
 def find_consumers(units: Units) -> list[Consumer]:
     """In the order in which the model computes them."""
     nodes = units.trace.graph.graph.nodes
@@ -69,11 +84,10 @@ def consumer_at(units: Units, node: Node) -> Consumer | None:
     kind = KINDS.get(packet(node)) if node.op == "call_function" else None
     if kind is None or not stored_once(weight := node.args[1]):
         return None
-    bias = node.args[2] if len(node.args) > 2 else None
+    bias = argument(node, 2, "bias")
     if bias is not None and not stored_once(bias):
         return None
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    padding = node.args[4] if len(node.args) > 4 else 0
+    groups, padding = argument(node, 6, "groups", 1), argument(node, 4, "padding", 0)
     if not isinstance(groups, int) or isinstance(padding, str):
         return None
     axis = 1 if kind == "conv" else -1
@@ -155,9 +169,8 @@ def inputs_of(consumer: Consumer, x: Tensor) -> Tensor:
     if consumer.kind == "linear":
         return thinned(x.reshape(len(x), -1, x.shape[-1])).reshape(1, -1, x.shape[-1])
     node = consumer.node
-    stride, padding, dilation = (
-        pair(node.args[i] if len(node.args) > i else d) for i, d in ((3, 1), (4, 0), (5, 1))
-    )
+    named = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+    stride, padding, dilation = (pair(argument(node, *one)) for one in named)
     weight: Any = node.args[1]
     kernel: Any = list(weight.meta["val"].shape[2:])
     if x.ndim == 3:

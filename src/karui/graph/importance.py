@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from karui.graph.consumers import Consumer, find_consumers, inputs_of, tensor_at, values_at
+from karui.graph.consumers import Consumer, find_consumers, inputs_of, stored_weights, tensor_at, values_at
 from karui.graph.gram import Elimination, Moments, elimination
+from karui.graph.program import flat
 from karui.graph.trace import packet
 from karui.graph.units import Units
 from karui.graph.units.groups import Group
@@ -66,15 +67,8 @@ def columns_of(consumer: Consumer, graph: GraphModule, label: int) -> Tensor:
     return (consumer.columns[0].repeat_interleave(consumer.area(graph)) == label).nonzero().reshape(-1)
 
 
-def obs_order(
-    units: Units,
-    graph: GraphModule,
-    group: Group,
-    found: Statistics,
-    bundles: Sequence[Sequence[int]],
-    limit: int,
-) -> list[tuple[float, int]]:
-    """Greedy elimination of ``bundles`` (sets of classes): (cost, index) in the order in which they go.
+def obs_order(graph: GraphModule, group: Group, found: Statistics, limit: int) -> list[int]:
+    """The units of a group in the order in which greedy elimination removes them.
 
     Costs are shares of the output energy of the layers that read the units, summed over these layers.
     Only the first ``limit`` are looked for one after the other.
@@ -83,26 +77,24 @@ def obs_order(
     states = [(one, eliminate_from(one, graph, found)) for one in readers if one.groups == 1]
     extra = [wanda(one, graph, found) for one in readers if one.groups > 1]
     columns = {
-        (number, i): torch.cat([columns_of(one, graph, label) for label in bundle])
-        for number, bundle in enumerate(bundles)
-        for i, (one, _) in enumerate(states)
+        (unit, i): columns_of(one, graph, unit) for unit in group.units for i, (one, _) in enumerate(states)
     }
 
-    def cost(number: int) -> float:
+    def cost(unit: int) -> float:
         spent = sum(
-            state.cost(columns[number, i]) for i, (_, state) in enumerate(states) if len(columns[number, i])
+            state.cost(columns[unit, i]) for i, (_, state) in enumerate(states) if len(columns[unit, i])
         )
-        return spent + sum(table.get(label, 0.0) for table in extra for label in bundles[number])
+        return spent + sum(table.get(unit, 0.0) for table in extra)
 
-    left = list(range(len(bundles)))
-    order: list[tuple[float, int]] = []
+    left = list(group.units)
+    order: list[int] = []
     while left:
-        costs = sorted((cost(number), number) for number in left)
-        step = costs[: max(1, round(STEP * len(left)))] if len(order) < limit else costs
+        ranked = sorted(left, key=cost)
+        step = ranked[: max(1, round(STEP * len(left)))] if len(order) < limit else ranked
         order += step
-        left = [number for number in left if number not in {number for _, number in step}]
+        left = [unit for unit in left if unit not in step]
         for i, (_, state) in enumerate(states):
-            going = torch.cat([columns[number, i] for _, number in step])
+            going = torch.cat([columns[unit, i] for unit in step])
             if len(going) and left:
                 state.remove(going)
     return order
@@ -120,21 +112,13 @@ def obs_scores(
     if not readers_of(group, found.consumers):
         shared = energies(units, graph, group, data)
         return shared if any(shared.values()) else norms(units, graph, group, 2.0, 0)
-    order = obs_order(units, graph, group, found, [[unit] for unit in group.units], limit)
-    return {group.units[number]: float(place) for place, (_, number) in enumerate(order)}
+    order = obs_order(graph, group, found, limit)
+    return {unit: float(place) for place, unit in enumerate(order)}
 
 
 def eliminate_from(consumer: Consumer, graph: GraphModule, found: Statistics) -> Elimination:
     moments = found.moments[consumer.weight]
-    weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
-    if moments.ones:
-        bias = (
-            tensor_at(graph, consumer.bias).detach().double()
-            if consumer.bias
-            else weight.new_zeros(len(weight))
-        )
-        weight = torch.cat([weight, bias.unsqueeze(1)], 1)
-    return elimination(weight, moments.H[0])
+    return elimination(stored_weights(graph, consumer, ones=moments.ones), moments.H[0])
 
 
 def wanda(consumer: Consumer, graph: GraphModule, found: Statistics) -> dict[int, float]:
@@ -220,9 +204,7 @@ def gradients(
         with torch.enable_grad():
             for tensor in tensors:
                 tensor.requires_grad_(True)
-            outputs = graph(*inputs)
-            outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-            floats = [output for output in outputs if output.is_floating_point()]
+            floats = [output for output in flat(graph(*inputs)) if output.is_floating_point()]
             value = torch.stack([(o - o.mean(0, keepdim=True)).square().mean() for o in floats]).sum()
             found = torch.autograd.grad(value, list(tensors), allow_unused=True)
         for total, gradient in zip(totals, found):
@@ -284,15 +266,12 @@ def squares(
     planes = labels.along(axis)
     if not planes or not members & set(units.classes.find(planes[0]).reshape(-1).tolist()):
         return {}
+    value = values_at(graph, data[0], {node.name})[node.name].square()
+    roots = units.classes.find(planes[0])
+    mean = value.mean([a for a in range(value.ndim) if roots.shape[a] == 1], keepdim=True)
+    if mean.shape != roots.shape:
+        return {}
     found: dict[int, float] = {}
-    for inputs in data[:1]:
-        value = values_at(graph, inputs, {node.name})[node.name].square()
-        roots = units.classes.find(planes[0])
-        if value.shape != labels.shape:
-            roots = roots.expand(*[r if s == 1 else s for r, s in zip([1] * value.ndim, roots.shape)])
-        mean = value.mean([a for a in range(value.ndim) if roots.shape[a] == 1], keepdim=True)
-        if mean.shape != roots.shape:
-            return {}
-        for label, part in zip(roots.reshape(-1).tolist(), mean.reshape(-1).tolist()):
-            found[label] = found.get(label, 0.0) + part
+    for label, part in zip(roots.reshape(-1).tolist(), mean.reshape(-1).tolist()):
+        found[label] = found.get(label, 0.0) + part
     return found

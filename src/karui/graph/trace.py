@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from karui.artifact import Signature
-from karui.errors import KaruiError
 from karui.graph.call import tensors_of
-from karui.graph.capture import EXAMPLE_ROWS, Flat, export, repeat
+from karui.graph.capture import Flat, exported, repeat
 from karui.graph.program import without_guards
 
 if TYPE_CHECKING:
@@ -55,10 +54,7 @@ def trace(model: nn.Module, signature: Signature, example: Arrays) -> Trace:
     Raises BuildFailed where ``torch.export`` cannot see the whole program.
     """
     flat = Flat(model, signature).eval()
-    try:
-        program, dynamic = export(flat, repeat(example, EXAMPLE_ROWS)), True
-    except KaruiError:
-        program, dynamic = export(flat, repeat(example, signature.batch), dynamic=False), False
+    program, dynamic = exported(flat, example, signature.batch)
     graph = without_guards(program.module())
     graph = GraphModule(graph, graph.graph)
     inline_regions(graph)
@@ -164,6 +160,11 @@ def line_of(node: Node) -> str:
 def packet(node: Node) -> Any:
     """The operation without its overload: ``conv2d`` for ``conv2d.padding`` too."""
     return getattr(node.target, "overloadpacket", node.target)
+
+
+def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
+    """An argument of an operation as the graph has it, wherever it was given."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def op_name(node: Node) -> str:

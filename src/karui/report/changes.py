@@ -33,13 +33,10 @@ def one_step(name: str, account: Json) -> str:
 def told(account: Json) -> list[tuple[str, str]]:
     """The facts that are one number or one word each."""
     found = []
-    for key in ("macs", "parameters"):
-        pair = fields.numbers(account, key)
-        if len(pair) == 2 and pair[1]:
-            before, after = (words.big_count(value) for value in pair)
-            found.append(
-                (key.replace("macs", "MACs a sample"), f"{before} → {after} (1/{pair[0] / pair[1]:.2f})")
-            )
+    for name, before, after in shrunk(account):
+        title = "MACs a sample" if name == "MACs" else name
+        change = f"{words.big_count(before)} → {words.big_count(after)}"
+        found.append((title, f"{change} (1/{before / after:.2f})"))
     for key, title in (
         ("damage", "damage before the task's score"),
         ("cut_error", "cut against masked model"),
@@ -88,10 +85,16 @@ def left(account: Json) -> str:
 def summary(trial: Trial) -> str:
     """For the table: by how much the steps made the network smaller."""
     steps: Any = fields.at(trial.data, "executed", "steps")
+    accounts = steps.values() if isinstance(steps, Mapping) else ()
+    found = [part for account in accounts for part in shrunk(account)]
+    return ", ".join(f"{name} 1/{before / after:.2f}" for name, before, after in found)
+
+
+def shrunk(account: Json) -> list[tuple[str, float, float]]:
+    """What became less: its name, before and after."""
     found = []
-    for account in steps.values() if isinstance(steps, Mapping) else ():
-        for key, noun in (("macs", "MACs"), ("parameters", "parameters")):
-            pair = fields.numbers(account, key)
-            if len(pair) == 2 and pair[1]:
-                found.append(f"{noun} 1/{pair[0] / pair[1]:.2f}")
-    return ", ".join(found)
+    for key, name in (("macs", "MACs"), ("parameters", "parameters")):
+        pair = fields.numbers(account, key)
+        if len(pair) == 2 and pair[1]:
+            found.append((name, pair[0], pair[1]))
+    return found

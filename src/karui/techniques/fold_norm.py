@@ -18,13 +18,13 @@ from torch.fx import Node
 from torch.nn.utils import fusion
 
 from karui.graph.capture import EXAMPLE_ROWS, Flat, export, repeat
+from karui.graph.trace import ROOT, packet
 from karui.techniques import Applied, Given, Technique
 
 aten = torch.ops.aten
 CONVS = (aten.conv1d, aten.conv2d, aten.conv3d)
 TRANSPOSED = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-ROOT = "model."
 
 
 @final
@@ -127,11 +127,6 @@ def reason_of_layer(node: Any, layer: str, seen: Seen) -> str:
 
 def is_layer(node: Node) -> bool:
     return packet(node) in (*CONVS, *TRANSPOSED, aten.linear)
-
-
-def packet(node: Node) -> Any:
-    """The operation without its overload: ``conv2d`` for ``conv2d.padding`` too."""
-    return getattr(node.target, "overloadpacket", None)
 
 
 def name_of(node: Any) -> str:

@@ -23,6 +23,7 @@ from karui.graph.cut.edits import edits
 from karui.graph.cut.in_graph import cut_graph
 from karui.graph.cut.in_module import cut_module, labelled
 from karui.graph.cut.shapes import Gone, gone_of, kept
+from karui.graph.program import flat
 from karui.graph.units import Units
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ def masked(model: nn.Module, units: Units, gone: Gone) -> nn.Module:
 
 @torch.no_grad()
 def answers(model: nn.Module, units: Units, given: tuple[Tensor, ...]) -> list[Tensor]:
-    outputs = Flat(model, units.trace.signature)(*given)
-    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+    return list(flat(Flat(model, units.trace.signature)(*given)))
 
 
 def verified(

@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from karui.errors import Unsupported
 from karui.graph.cut.shapes import Gone, Kept, kept
-from karui.graph.trace import packet
+from karui.graph.trace import argument, packet
 from karui.graph.units import CONVS, Units
 from karui.graph.units.labels import Labels
 from karui.graph.units.layers import MEANS
@@ -73,11 +73,7 @@ class Sized:
         return found
 
     def arg(self, position: int, name: str, default: Any = None) -> Any:
-        return (
-            self.node.args[position]
-            if len(self.node.args) > position
-            else self.node.kwargs.get(name, default)
-        )
+        return argument(self.node, position, name, default)
 
 
 def edits(units: Units, gone: Gone) -> dict[str, Edit]:

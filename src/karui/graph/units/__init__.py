@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from karui.graph.trace import Trace, Walk, line_of, module_of, op_name, packet
+from karui.graph.trace import Trace, Walk, argument, line_of, module_of, op_name, packet
 from karui.graph.units import moves, recurrent, rules
 from karui.graph.units.classes import Classes
 from karui.graph.units.labels import Labels, Plane, on_axis
@@ -85,7 +85,7 @@ class Finder:
         elif node.op == "placeholder" and isinstance(value, Tensor):
             self.ports[node.name] = Labels(tuple(value.shape))
         elif node.op == "output":
-            self.keep_outputs(node)
+            self.freeze_inputs(node, "the model's output")
         elif node.op == "call_function":
             self.call(node, args, kwargs, value)
 
@@ -111,12 +111,12 @@ class Finder:
                 planes.append(on_axis(self.classes.new(size), axis, value.ndim))
         return planes
 
-    def keep_outputs(self, node: Node) -> None:
+    def freeze_inputs(self, node: Node, why: str) -> None:
         for source in node.all_input_nodes:
             labels = self.ports.get(source.name)
             for one in labels if isinstance(labels, list) else [labels]:
                 for plane in one.planes if one else ():
-                    self.classes.freeze(plane, "the model's output")
+                    self.classes.freeze(plane, why)
 
     def call(self, node: Node, args: Sequence[Any], kwargs: Mapping[str, Any], value: Any) -> None:
         if node.target is operator.getitem:
@@ -127,8 +127,8 @@ class Finder:
         if not any(
             isinstance(part, Tensor) for part in (value if isinstance(value, (tuple, list)) else [value])
         ):
-            if op_name(node) not in LOOKS:
-                self.frozen_inputs(node)
+            if op_name(node) not in LOOKS:  # a number that is read from a tensor may be used for anything
+                self.freeze_inputs(node, f"{self.why(node)}: read as a number")
             return
         known = [self.labels(arg) for arg in node.args]
         named = [self.labels(arg) for arg in node.kwargs.values()]
@@ -140,14 +140,6 @@ class Finder:
             self.size_first_states(node)
         if packet(node) in moves.INDEXES and all(constant[1:]):
             self.keep_indices(node, args)
-
-    def frozen_inputs(self, node: Node) -> None:
-        """A number that is read from a tensor may be used for anything."""
-        for source in node.all_input_nodes:
-            labels = self.ports.get(source.name)
-            for one in labels if isinstance(labels, list) else [labels]:
-                for plane in one.planes if one else ():
-                    self.classes.freeze(plane, f"{self.why(node)}: read as a number")
 
     def size_first_states(self, node: Node) -> None:
         """Zeros that a recurrent layer starts from are as many as its units."""
@@ -187,7 +179,7 @@ def groups_of(node: Node) -> int:
     users = list(node.users)
     if len(users) != 1 or packet(users[0]) not in CONVS or users[0].args[1] is not node:
         return 1
-    groups = users[0].args[6] if len(users[0].args) > 6 else users[0].kwargs.get("groups", 1)
+    groups = argument(users[0], 6, "groups", 1)
     return groups if isinstance(groups, int) else 1
 
 

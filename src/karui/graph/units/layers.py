@@ -49,13 +49,15 @@ def spatial(classes: Classes, x: Labels, value: Any, why: str) -> Any:
     return found if isinstance(value, (tuple, list)) else found[0]
 
 
+def channel_vector(labels: Labels, ndim: int) -> Labels:
+    """A vector over channels, laid along axis 1."""
+    shape = (1, *labels.shape, *[1] * (ndim - 2))
+    return Labels(shape, tuple(plane.reshape(1, -1, *[1] * (ndim - 2)) for plane in labels.planes))
+
+
 def channel_norm(classes: Classes, x: Labels, weights: Sequence[Labels], why: str) -> Labels:
     """Batch and instance norm: each channel (axis 1) by itself, with its own numbers."""
-    tail = len(x.shape) - 2
-    spread = [
-        Labels((1, *w.shape, *[1] * tail), tuple(p.reshape(1, -1, *[1] * tail) for p in w.planes))
-        for w in weights
-    ]
+    spread = [channel_vector(weight, len(x.shape)) for weight in weights]
     return merge(classes, [x, *spread], x.shape, why)
 
 

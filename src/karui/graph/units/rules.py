@@ -132,15 +132,8 @@ def conv(call: Call, groups: int, *, transposed: bool) -> Found:
     x, weight = call.labels[0], call.labels[1]
     form = contract.Convolution(x, weight, groups, transposed)
     made = contract.convolve(call.classes, form, call.shape, call.why)
-    bias = [Labels((-1, *b.shape), b.planes) for b in call.optional(2)]
-    spread = [channel_vector(b, len(call.shape)) for b in bias]
+    spread = [layers.channel_vector(b, len(call.shape)) for b in call.optional(2)]
     return merge(call.classes, [made, *spread], call.shape, call.why)
-
-
-def channel_vector(labels: Labels, ndim: int) -> Labels:
-    """A vector over channels, laid along axis 1."""
-    shape = (1, labels.shape[-1], *[1] * (ndim - 2))
-    return Labels(shape, tuple(plane.reshape(1, -1, *[1] * (ndim - 2)) for plane in labels.planes))
 
 
 def product(call: Call) -> Found:
@@ -294,7 +287,7 @@ def cell(call: Call) -> Found:
 
 def prelu(call: Call) -> Found:
     x, weight = call.labels[0], call.labels[1]
-    return merge(call.classes, [x, channel_vector(weight, len(x.shape))], call.shape, call.why)
+    return merge(call.classes, [x, layers.channel_vector(weight, len(x.shape))], call.shape, call.why)
 
 
 def weight_norm(call: Call) -> Found:
