@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ def saturates(flags: frozenset[str]) -> bool:
 def cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
+
+
+def cpus() -> list[int]:
+    """Those that this process may use; empty where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
 
 def governor() -> str | None:

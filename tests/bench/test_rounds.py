@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from karui import host
 from karui.bench.rounds import Pace, interleave, session
 from karui.errors import MeasureFailed
 
@@ -24,6 +25,10 @@ class Scripted:
     fails_at: int | None = None
     noise: list[float] = field(default_factory=lambda: [1.0])
     blocks: int = 0
+    threads: int = 1
+
+    def pin(self, cpus):
+        self.cpus = cpus
 
     def warm(self):
         if self.fails_at == 0:
@@ -99,6 +104,18 @@ def test_whatever_fails_it_ends_and_tells(plan):
     assert all(plan[name] is None or plan[name] > blocks for name, blocks in survivors.items())
     assert len(set(survivors.values())) <= 1
     assert all(blocks >= QUICK.least for blocks in survivors.values())
+
+
+@pytest.mark.skipif(len(host.cpus()) < 2, reason="one CPU only")
+def test_an_opening_keeps_all_on_the_same_cpus_and_the_next_takes_others():
+    made = {name: Scripted(name, 0.01, []) for name in "ab"}
+    places = []
+    for seed in (0, 1):
+        interleave(made, [("a", "b")], QUICK, seed)
+        assert made["a"].cpus == made["b"].cpus
+        places.append(made["a"].cpus)
+    assert len(places[0]) == 1
+    assert places[0] != places[1]
 
 
 def scripted_session(pace, shifts, fails=None):

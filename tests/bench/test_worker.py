@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from arrays import WEIGHT, make_artifact, make_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karui import host
 from karui.bench.candidate import Candidate
 from karui.bench.worker import Worker
 from karui.data import open_arrays
@@ -91,6 +93,17 @@ def test_the_parents_view(home, candidate):
     assert candidate.time(0.005)["samples_s"]
     assert candidate.peak_memory_bytes > 1_000_000
     assert [path.name for path in candidate.home.iterdir()] == ["worker.log"]  # the answers are gone again
+
+
+@pytest.mark.skipif(len(host.cpus()) < 2, reason="one CPU only")
+def test_a_pinned_worker_stays_on_its_cpus_with_all_its_threads(candidate):
+    candidate.load()
+    cpu = host.cpus()[-1]
+    candidate.pin([cpu])
+    threads = os.listdir(f"/proc/{candidate.child.process.pid}/task")
+    assert {frozenset(os.sched_getaffinity(int(thread))) for thread in threads} == {frozenset([cpu])}
+    candidate.warm()
+    assert candidate.time(0.005)["samples_s"]
 
 
 def test_a_tampered_artifact_is_not_opened(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ class Candidate:
     def __init__(
         self, artifact: Artifact, data: Path, home: Path, batch: int, threads: int, limits: Limits
     ) -> None:
-        self.artifact, self.data, self.home = artifact, data, home
+        self.artifact, self.data, self.home, self.threads = artifact, data, home, threads
         self.log = home / "worker.log"
         arguments = [str(artifact.folder), str(data), str(batch), str(threads)]
         self.child = Child("karui.bench.worker", arguments, self.log, threads, limits)
@@ -63,6 +63,10 @@ class Candidate:
         found = [np.array(array) for array in open_arrays(out).values()]
         shutil.rmtree(out)
         return found
+
+    def pin(self, cpus: Collection[int]) -> None:
+        """Stay on these CPUs from now on."""
+        self.child.pin(cpus)
 
     def warm(self) -> None:
         """Warm up, and learn how long a call takes; done once."""

@@ -5,8 +5,10 @@ times themselves do not. All blocks last equally long and count by their mean: a
 its share from each alike, where the median of many short calls would hide it and that of a few
 long ones would not. Rounds go on until every asked-for ratio is known well enough.
 
-Where a process happens to lie in memory shifts all of its rounds alike. A session therefore opens its
-candidates several times, and the spread between openings is a part of the interval.
+Two CPUs of one machine are not equally fast at a moment (another guest may share the one's core), so all
+candidates of an opening run on the same ones. Where a process happens to lie in memory shifts all of its
+rounds alike. A session therefore opens its candidates several times, each time on other CPUs, and the
+spread between openings is a part of the interval.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from karui import host
 from karui.bench.candidate import Candidate
 from karui.bench.stats import settled, speed_ratio
 from karui.errors import KaruiError
@@ -107,6 +110,7 @@ def interleave(
     A candidate whose process fails is left out from then on; its error is in ``failed``.
     """
     rounds = Rounds({name: [[]] for name in candidates}, {name: [] for name in candidates})
+    stay_together(list(candidates.values()), seed)
     alive = [name for name in candidates if attempt(candidates[name].warm, name, rounds)]
     block_s = block_length(candidates[name] for name in alive)
     order, until = random.Random(seed), time.monotonic() + pace.seconds
@@ -118,6 +122,16 @@ def interleave(
         if done >= pace.least and done % LOOK_EVERY == 0 and all_settled(rounds, pairs, pace, seed):
             break
     return rounds
+
+
+def stay_together(candidates: Sequence[Candidate], seed: int) -> None:
+    """Keep all on the same CPUs, as many as they have threads; which ones, turns with the seed."""
+    cpus = host.cpus()
+    threads = max((candidate.threads for candidate in candidates), default=1)
+    if threads < len(cpus):
+        chosen = [cpus[(seed + i) % len(cpus)] for i in range(threads)]
+        for candidate in candidates:
+            candidate.pin(chosen)
 
 
 def block_length(candidates: Iterable[Candidate]) -> Seconds:
