@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 import karui
-from karui.errors import KaruiError, UsageError
+from karui.errors import KaruiError, Unsupported, UsageError
 from karui.graph import cut as cutting
+from karui.graph.call import signature_of
 from karui.graph.inspect import state_digest
+from karui.measurement import Ratio
+from karui.techniques import Given
+from karui.techniques.prune_channels import PruneChannels
 
 torch.set_num_threads(1)
 
@@ -240,3 +244,50 @@ def test_a_model_with_nothing_to_remove_says_why(data):
     found = prune(net, data, "")
     assert found.touched == ()
     assert all(found.skipped.values())
+
+
+class Macs:
+    """A clock that reads a model's latency off its multiply-accumulates, and a constant."""
+
+    def __init__(self, model, example):
+        self.model, self.example, self.asked = model, example, []
+
+    def cost(self, model):
+        from karui.graph.inspect import macs
+
+        whole = macs(self.model, [self.example], {})
+        return 0.1 + macs(model, [self.example], {}) / whole
+
+    def ratios(self, variants, careful=False):
+        self.asked += variants
+        shares = {name: self.cost(make()) / self.cost(self.model) for name, make in variants.items()}
+        return {name: Ratio(1 / s, 0.99 / s, 1.01 / s, "faster") for name, s in shares.items()}
+
+    def original_s(self):
+        return 0.010
+
+
+@pytest.mark.parametrize(("options", "goal"), [({"latency": 0.6}, 0.6), ({"latency_s": 0.008}, 0.8)])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_latency_is_reached_by_the_clocks_word(model, data, options, goal, steps):
+    given = with_clock(model, data)
+    found = PruneChannels(**options, steps=steps).apply(copy.deepcopy(model), given)
+    assert 0.75 * goal < given.clock.cost(found.model) / given.clock.cost(model) <= goal
+    assert found.facts["latency"]["predicted"] == pytest.approx(found.facts["latency"]["share"], rel=0.1)
+    assert len(given.clock.asked) == len(set(given.clock.asked))  # names tell structures
+
+
+def with_clock(model, data):
+    example = torch.from_numpy(data[:4])
+    signature, arrays = signature_of(model, example, 1)
+    return Given(arrays, {"x": data}, signature, clock=Macs(model, example))
+
+
+def test_a_latency_that_there_is_already_is_no_work(model, data):
+    with pytest.raises(Unsupported, match=r"within 0.02 s already"):
+        PruneChannels(latency_s=0.02).apply(copy.deepcopy(model), with_clock(model, data))
+
+
+def test_a_latency_goal_without_a_runtime_is_refused(model, data):
+    with pytest.raises(UsageError, match="no runtime to time on"):
+        prune(model, data, "latency=0.5")

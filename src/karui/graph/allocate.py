@@ -98,6 +98,7 @@ def spend(curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: floa
     """Counts for every group, by name, so that ``cost`` falls to ``goal`` with the least summed damage.
 
     Steepest descent: each step takes the group whose next levels give up most cost for the damage they add.
+    What the last steps took too much is given back where it spares most damage.
     """
     chosen = {one.group.name: 0 for one in curves}
     removed: set[int] = set()
@@ -119,7 +120,22 @@ def spend(curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: floa
         _, one, count, now = best
         chosen[one.group.name] = count
         removed |= one.removed(count)
-    return chosen
+    return chosen if now > goal else given_back(curves, chosen, cost, goal)
+
+
+def given_back(
+    curves: Sequence[Curve], chosen: Mapping[str, int], cost: Callable[[set[int]], float], goal: float
+) -> dict[str, int]:
+    """Fewer of each group, those first that cost most damage, as long as ``cost`` stays within ``goal``."""
+    left = dict(chosen)
+    for one in sorted(curves, key=lambda one: -one.errors[one.counts.index(left[one.group.name])]):
+        others = set().union(*(other.removed(left[other.group.name]) for other in curves if other is not one))
+        left[one.group.name] = next(
+            count
+            for count in one.counts
+            if count == left[one.group.name] or cost(others | one.removed(count)) <= goal
+        )
+    return left
 
 
 def jumps(at: int, end: int) -> list[int]:

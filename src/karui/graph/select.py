@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,12 @@ class Selection:
                 taken.append(wider - self.gone)
                 self.gone = wider
         return taken
+
+    def after(self, bundles: Sequence[frozenset[int]]) -> set[int]:
+        """What would be gone if these were taken too."""
+        trial = dataclasses.replace(self, gone=set(self.gone))
+        trial.take(bundles)
+        return trial.gone
 
 
 def allowed_counts(ranked: Ranked, multiple_of: int) -> list[int]:

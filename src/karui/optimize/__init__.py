@@ -60,7 +60,7 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
     """
     start = time.monotonic()
     with run_folder(folder, settings.words):
-        wanted = wanted_recipes(target, settings)
+        wanted = wanted_recipes(target, budget, settings)
         settings.watcher.stage("reading model and data")
         job = prepare(task, target, budget, folder, settings.seed)
         recipes, refused = admit(job, wanted)
@@ -127,9 +127,9 @@ def enough(job: Job, trials: Sequence[Trial], settings: Settings, start: float) 
     return f"{met.id} met the goal of {settings.stop_at:g}x" if met else ""
 
 
-def wanted_recipes(target: Target, settings: Settings) -> list[Recipe]:
+def wanted_recipes(target: Target, budget: Budget, settings: Settings) -> list[Recipe]:
     """The recipes asked for, or the target's preset; restricted to the target's runtimes."""
-    preset = presets.recipes(target.name)
+    preset = presets.recipes(target.name, budget)
     for name in target.runtimes:
         runtimes.find(name)
     found = [parse_recipe(text) for text in settings.recipes] or preset

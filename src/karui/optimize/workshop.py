@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from karui.errors import BuildFailed, KaruiError, MeasureFailed, Unsupported, fo
 from karui.graph.call import run_all
 from karui.graph.capture import capture
 from karui.graph.inspect import private_copy
+from karui.optimize.clock import RuntimeClock
 from karui.optimize.job import Job
 from karui.optimize.origin import copy_onnx
 from karui.process import Child, Limits
@@ -62,9 +63,25 @@ class Workshop:
         shutil.rmtree(home, ignore_errors=True)
         draft = home / "draft"
         draft.mkdir(parents=True)
-        source, signature = self.source(recipe)
-        threads = self.job.target.threads
-        message = request(source, signature, recipe, self.job.data, draft, threads)
+        self.write(self.source(recipe), recipe, draft)
+        publish(draft, home / "artifact")
+        return load_artifact(home / "artifact")
+
+    def artifact_of(self, model: nn.Module | None, recipe: Recipe, folder: Path) -> Artifact:
+        """An artifact that is no trial, of ``model`` (consumed) instead of the original: for timing only."""
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "artifact").mkdir(parents=True)
+        source = self.source(recipe)
+        if model is not None:
+            signature, example = self.job.signature, self.job.example
+            captured = capture(model, signature, example, folder / "source", cast_of(recipe))
+            source = folder / "source", captured
+        return self.write(source, recipe, folder / "artifact")
+
+    def write(self, source: tuple[Path, Signature], recipe: Recipe, draft: Path) -> Artifact:
+        """Build ``source`` into the empty folder ``draft``."""
+        signature, threads = source[1], self.job.target.threads
+        message = request(source[0], signature, recipe, self.job.data, draft, threads)
         with foreign(BuildFailed, "the build failed"):
             answer = self.ask_builder(message)
         artifact = Artifact(
@@ -78,8 +95,7 @@ class Workshop:
             host={"cpu": host.cpu_name(), "flags": host.facts()["flags"]},
         )
         save_artifact(artifact)
-        publish(draft, home / "artifact")
-        return load_artifact(home / "artifact")
+        return artifact
 
     def ask_builder(self, message: dict[str, Any]) -> dict[str, Any]:
         if self.child is None or self.child.process.poll() is not None:
@@ -92,8 +108,7 @@ class Workshop:
 
     def source(self, recipe: Recipe) -> tuple[Path, Signature]:
         """The captured model with the recipe's steps applied, cast where the runtime wants it so."""
-        precision = recipe.numerics.default
-        cast = precision if runtimes.load(recipe.runtime).casts_in_torch(precision) else "fp32"
+        cast = cast_of(recipe)
         key = "-".join([cast, *([steps_key(recipe)] if recipe.steps else [])])
         if key not in self.captured:
             self.captured[key] = self.capture(recipe, cast, self.job.folder / "model" / key)
@@ -121,12 +136,12 @@ class Workshop:
 
     def changed(self, model: nn.Module, recipe: Recipe) -> tuple[nn.Module, dict[str, Any]]:
         """``model`` after the recipe's steps, and the account of each."""
-        given = techniques.Given(
-            self.job.example, self.job.splits.calibrate.inputs, self.job.signature, self.job.train
-        )
-        accounts: dict[str, Any] = {}
+        job, accounts = self.job, dict[str, Any]()
+        clock = self.clock(recipe)
+        given = techniques.Given(job.example, job.splits.calibrate.inputs, job.signature, job.train, clock)
         for step in recipe.steps:
-            applied = techniques.load(step).apply(model, given)
+            with closing(clock):
+                applied = techniques.load(step).apply(model, given)
             if not applied.touched:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(applied.skipped.items())[:3])
                 raise Unsupported(f"{step} found nothing to change in this model", why=why)
@@ -140,6 +155,14 @@ class Workshop:
             self.accounts[steps_key(recipe)] = accounts
             self.keep_answers(model, reference_folder(self.job.data, recipe))
         return model, accounts
+
+    def clock(self, recipe: Recipe) -> RuntimeClock:
+        """Of the recipe's runtime and precision; what it remembers holds for models of this structure."""
+        target = self.job.target
+        facts: dict[str, Any] = {"batch": target.batch, "threads": target.threads}
+        if len(recipe.steps) > 1:  # the original is not what the technique sees
+            facts["original"] = self.job.origin.digest
+        return RuntimeClock(self, recipe, self.job.folder / "timing", facts, self.job.seed)
 
     def keep_answers(self, model: nn.Module, folder: Path) -> None:
         """A changed model is what its artifacts are verified against; the task's score judges the change."""
@@ -217,8 +240,17 @@ class Workshop:
         return made, failed
 
 
+def cast_of(recipe: Recipe) -> str:
+    """The precision that the model is cast to in torch."""
+    precision = recipe.numerics.default
+    return precision if runtimes.load(recipe.runtime).casts_in_torch(precision) else "fp32"
+
+
 def steps_key(recipe: Recipe) -> str:
-    return "-".join(digest(str(step)) for step in recipe.steps)
+    """Recipes with the same steps share their outcome, unless a step aims at a runtime."""
+    timed = any(techniques.find(step.name).TIMED.intersection(dict(step.options)) for step in recipe.steps)
+    aim = [digest(f"{recipe.numerics}@{recipe.runtime}")] if timed else []
+    return "-".join([*(digest(str(step)) for step in recipe.steps), *aim])
 
 
 def reference_folder(data: Path, recipe: Recipe) -> Path:

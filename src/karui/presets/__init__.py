@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from karui.budget import Budget
 from karui.errors import UsageError
 from karui.recipe import Recipe
 
@@ -14,9 +15,9 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def recipes(target: str) -> list[Recipe]:
+def recipes(target: str, budget: Budget) -> list[Recipe]:
     """The recipes to try on ``target``, in order."""
     if target not in names():
         raise UsageError(f"no target {target!r}", fix=f"one of: {', '.join(names())}")
-    found: list[Recipe] = importlib.import_module(f"{__name__}.{target}").recipes()
+    found: list[Recipe] = importlib.import_module(f"{__name__}.{target}").recipes(budget)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from karui import runtimes
+from karui.budget import Budget
 from karui.numerics import PRECISIONS
 from karui.recipe import Recipe, parse_recipe
 
@@ -25,15 +26,18 @@ NARROWER = tuple(
     for precision in ("fp32", "int8")
     for runtime in ("onnxruntime", "openvino")
 )
+TIMED = ("fp32@onnxruntime", "fp32@openvino", "int8@onnxruntime", "int8@openvino")
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 
 
-def recipes() -> list[Recipe]:
+def recipes(budget: Budget) -> list[Recipe]:
     """Likely winners first, then narrower networks, then the rest of runtimes x precisions, then compile
-    modes.
+    modes. A limit on the latency is also a goal for narrowing.
     """
     grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in runtimes.names()]
-    ordered = dict.fromkeys([*FIRST, *NARROWER, *grid, *LAST])
+    limit = budget.max_latency_s
+    goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
+    ordered = dict.fromkeys([*FIRST, *goal, *NARROWER, *grid, *LAST])
     return [
         parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in runtimes.names()
     ]

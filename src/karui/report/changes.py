@@ -37,6 +37,7 @@ def told(account: Json) -> list[tuple[str, str]]:
         title = "MACs a sample" if name == "MACs" else name
         change = f"{words.big_count(before)} → {words.big_count(after)}"
         found.append((title, f"{change} (1/{before / after:.2f})"))
+    found += timed(account)
     for key, title in (
         ("damage", "damage before the task's score"),
         ("cut_error", "cut against masked model"),
@@ -47,6 +48,21 @@ def told(account: Json) -> list[tuple[str, str]]:
     form = {"module": "your own class, smaller", "graph": "the exported graph, rewritten"}
     if fields.text(account, "form"):
         found.append(("result", form.get(fields.text(account, "form"), fields.text(account, "form"))))
+    return found
+
+
+def timed(account: Json) -> list[tuple[str, str]]:
+    """A goal in latency: what was predicted and what was timed; and what odd widths cost there."""
+    looked, stairs = fields.at(account, "latency"), fields.at(account, "stairs")
+    found = []
+    if isinstance(looked, Mapping):
+        predicted, share, low, high = (
+            f"{fields.number(looked, key) or 0:.1%}" for key in ("predicted", "share", "low", "high")
+        )
+        found.append(("latency, of the original's", f"{predicted} predicted, {share} timed [{low}, {high}]"))
+    if isinstance(stairs, Mapping) and stairs:
+        costs = ", ".join(f"of {step} +{float(cost):.0%}" for step, cost in stairs.items())
+        found.append(("layers whose widths are no multiples", costs))
     return found
 
 

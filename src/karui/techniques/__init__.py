@@ -11,9 +11,9 @@ import importlib
 import importlib.metadata
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from karui.artifact import Signature
 from karui.errors import MissingRuntime, UsageError
@@ -24,21 +24,39 @@ if TYPE_CHECKING:
     from torch import nn
 
     from karui.data import Arrays
+    from karui.measurement import Ratio
+    from karui.units import Seconds
 
 GROUP = "karui.techniques"
 
 
+class Clock(Protocol):
+    """Times changed copies of the model where they are to run."""
+
+    def ratios(
+        self, variants: Mapping[str, Callable[[], nn.Module]], careful: bool = False
+    ) -> Mapping[str, Ratio]:
+        """How many times faster than the original each variant is; those that do not run are left out.
+
+        The name of a variant tells its structure: what was timed before under that name is not made again.
+        """
+
+    def original_s(self) -> Seconds:
+        """One call of the original, at the batch of the target."""
+
+
 @dataclass(frozen=True)
 class Given:
-    """What a technique may use: example inputs, calibration data, and the user's training parts.
+    """What a technique may use: example inputs, calibration data, the user's training parts, a clock.
 
-    inputs, calibrate: arrays by input name, each (n, ...).
+    inputs, calibrate: arrays by input name, each (n, ...). clock: None where no runtime is aimed at.
     """
 
     inputs: Arrays
     calibrate: Arrays
     signature: Signature
     train: Any = None
+    clock: Clock | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,12 @@ class Applied:
 
 
 class Technique(ABC):
-    """One verb and no state in between; subclasses are final frozen dataclasses."""
+    """One verb and no state in between; subclasses are final frozen dataclasses.
+
+    TIMED: options that, when given, let the outcome depend on the clock, and so on the runtime.
+    """
+
+    TIMED: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def apply(self, model: nn.Module, data: Given) -> Applied:

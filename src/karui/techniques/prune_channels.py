@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from karui.errors import UsageError
+from karui.errors import Unsupported, UsageError
 from karui.graph import macs as counting
 from karui.graph.allocate import Curve, between, curve, spend
 from karui.graph.compensate import compensate, damage, held_out, zero_out
@@ -25,13 +26,16 @@ from karui.graph.cut import Cut, cut
 from karui.graph.cut.removal import Removal
 from karui.graph.cut.shapes import Gone, gone_of
 from karui.graph.importance import Statistics, collect, norm_scales, norms, obs_scores, taylor
+from karui.graph.latency import Search, levels, structure, widths
 from karui.graph.renorm import reestimate
 from karui.graph.select import Ranked, Selection, allowed_counts, at_random, named_units, nearest
 from karui.graph.trace import Trace, trace, twin_of
 from karui.graph.units import Units, find_units
 from karui.graph.units.groups import Group, find_groups
+from karui.measurement import Ratio
 from karui.techniques import Applied, Given, Technique
 
+GOALS = ("ratio", "macs", "parameters", "latency", "latency_s")
 BATCH = 256
 HELD = 384  # calibration samples on which damage is measured
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)  # of a group, at which damage is measured
@@ -44,6 +48,8 @@ class PruneChannels(Technique):
 
     ratio: share of the units that goes: of each layer, or with ``scope=global`` of all together.
     macs, parameters: share of them that stays; layers give what costs the answers least.
+    latency, latency_s: share of the original's latency in the recipe's runtime that stays, or seconds a
+        call: narrowed copies are timed there, and the result is timed before it is taken.
     importance: obs (what the readers of a unit lose, after the others have taken over), ln (p-norm of a
         unit's weights, with ``norm`` p from 1 to inf, and ``dim`` 0 for weights that give it out or 1 for
         those that read it), taylor, norm_scale or random (``seed``).
@@ -55,6 +61,8 @@ class PruneChannels(Technique):
     ratio: float | None = None
     macs: float | None = None
     parameters: float | None = None
+    latency: float | None = None
+    latency_s: float | None = None
     scope: Literal["layer", "global"] = "layer"
     importance: Literal["obs", "ln", "taylor", "norm_scale", "random"] = "obs"
     norm: float | Literal["inf"] = 2.0
@@ -67,19 +75,22 @@ class PruneChannels(Technique):
     samples: int = 1024
     seed: int = 0
 
+    TIMED = frozenset({"latency", "latency_s"})
+
     def apply(self, model: nn.Module, data: Given) -> Applied:
         self.check()
         return Pruning(self, model, data).run()
 
     def check(self) -> None:
         """Raises UsageError for options that contradict each other or are out of range."""
-        goals = {name: getattr(self, name) for name in ("ratio", "macs", "parameters")}
+        goals = {name: getattr(self, name) for name in GOALS}
         given = [name for name, value in goals.items() if value is not None]
         if len(given) > 1:
             raise UsageError(f"prune_channels has several goals: {', '.join(given)}", fix="give one of them")
         for name in given:
-            if not 0 < goals[name] < 1:
-                raise UsageError(f"prune_channels:{name} must lie between 0 and 1, got {goals[name]}")
+            most = float("inf") if name == "latency_s" else 1
+            if not 0 < goals[name] < most:
+                raise UsageError(f"prune_channels:{name} must lie between 0 and {most}, got {goals[name]}")
         p = float(self.norm)
         if not p >= 1:
             raise UsageError(f"prune_channels:norm must be at least 1, got {self.norm}", fix="1, 2 or inf")
@@ -108,6 +119,7 @@ class Pruning:
         self.data = [part for part in batches(given.calibrate, size, options.samples) if self.fits(part)]
         self.held = held_out(self.original, self.data[: -(-HELD // size)])
         self.products = counting.products(self.units)
+        self.search: Search | None = None
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:
         """A graph with a fixed batch takes no smaller one."""
@@ -173,7 +185,12 @@ class Pruning:
     @property
     def by_layer(self) -> bool:
         options = self.options
-        return options.macs is None and options.parameters is None and options.scope == "layer"
+        given = [name for name in GOALS[1:] if getattr(options, name) is not None]
+        return not given and options.scope == "layer"
+
+    @property
+    def timed(self) -> bool:
+        return self.options.latency is not None or self.options.latency_s is not None
 
     def rank(self, statistics: Statistics | None) -> list[Ranked]:
         """All groups with their bundles; one whose units go with those of an earlier group is left out."""
@@ -223,10 +240,56 @@ class Pruning:
                 for one in ranked
             }
         assert found is not None
+        if self.timed:
+            allowed = {one.group.name: levels(one, options.multiple_of) for one in ranked}
         curves = [self.curve(one, allowed[one.group.name], found) for one in ranked]
+        if self.timed:
+            return self.fast_enough(ranked, curves, part)
         kept = options.macs or options.parameters or 1 - self.ratio
         goal = self.cost(set()) * (1 - part * (1 - kept))
         return spend(curves, lambda gone: self.cost(gone | self.selection.gone), goal)
+
+    def fast_enough(
+        self, ranked: Sequence[Ranked], curves: Sequence[Curve], part: float
+    ) -> Mapping[str, int]:
+        """Counts that reach the latency: predicted, and in the last step timed."""
+        goal = 1 - part * (1 - self.share_of_latency())
+        self.search = search = Search(self.units, self.products, ranked, self.selection.after, self.time)
+        search.probe()
+        return search.reach(curves, goal) if part == 1 else spend(curves, search.predicted, goal)
+
+    def share_of_latency(self) -> float:
+        """The goal; UsageError where there is no runtime to time on, or nothing to do."""
+        if self.given.clock is None:
+            raise UsageError(
+                "prune_channels has a latency goal but no runtime to time on",
+                fix="use it in a recipe: prune_channels:latency=0.5 + fp32@onnxruntime",
+            )
+        if self.options.latency_s is None:
+            assert self.options.latency is not None
+            return self.options.latency
+        now = self.given.clock.original_s()
+        if self.options.latency_s >= now:
+            raise Unsupported(
+                f"the original is within {self.options.latency_s:g} s already", why=f"it takes {now:.3g} s"
+            )
+        return self.options.latency_s / now
+
+    def time(self, sets: Sequence[set[int]], careful: bool) -> list[Ratio | None]:
+        """How many times faster the model is without each of ``sets``; None where it does not run."""
+        assert self.given.clock is not None
+        start = f"{structure(self.units)}:"
+        names = [start + widths(self.groups.of, removed) for removed in sets]
+        variants = {name: partial(self.without, removed) for name, removed in zip(names, sets)}
+        found = self.given.clock.ratios(variants, careful)
+        return [found.get(name) for name in names]
+
+    def without(self, removed: set[int]) -> nn.Module:
+        """As it stands, without refitting: for timing only."""
+        done = cut(self.model, self.units, [removed], self.given.inputs)
+        if not done.removed:
+            raise Unsupported("these units cannot go together", why=next(iter(done.dropped.values()), ""))
+        return done.model
 
     def share(self, one: Ranked, ratio: float) -> float:
         """Bundles that make up this share of the group, in units, less what is gone already."""
@@ -269,5 +332,12 @@ class Pruning:
             "kept": {one.name: f"{left[one.name]} of {len(one.units)}" for one in self.groups.of},
             "positions": dict(done.positions),
             "refitted": list(refitted),
+            **self.timings(),
             "damage": damage(self.trace.graph, self.held) if self.data else None,
         }
+
+    def timings(self) -> dict[str, Any]:
+        """Of a latency goal: what was predicted and timed, and what widths cost that are no multiples."""
+        if self.search is None:
+            return {}
+        return {"latency": self.search.told(), "stairs": self.search.stairs.penalties}
