@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,11 @@ from karui.artifact import Signature
 from karui.errors import MissingRuntime
 from karui.graph.call import run_all, signature_of
 from karui.graph.capture import capture
+from karui.graph.inspect import private_copy
 from karui.numerics import Numerics
 from karui.recipe import Named
+from karui.techniques import Given
+from karui.techniques.prune_channels import PruneChannels
 
 ROWS = 64
 
@@ -36,6 +38,13 @@ class Cnn(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.head(self.act(self.norm(self.conv(image))).flatten(1))
+
+
+class Written(Cnn):
+    """The same with a size written in its code: narrowed, it becomes the rewritten graph."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.act(self.norm(self.conv(image))).view(-1, 288))
 
 
 class Dicts(nn.Module):
@@ -62,16 +71,28 @@ class Case:
     layers: Mapping[str, int]
 
 
+MODELS: Mapping[str, Callable[[], nn.Module]] = {
+    "cnn": Cnn,
+    "dicts": Dicts,
+    "narrow module": Cnn,
+    "narrow graph": Written,
+}
+
+
 def make(kind: str) -> Case:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((ROWS, 2, 6, 6), dtype=np.float32)
-    model: nn.Module = Cnn() if kind == "cnn" else Dicts()
-    example: Any = torch.tensor(images) if kind == "cnn" else {"image": images, "kind": np.arange(ROWS) % 5}
-    if kind == "cnn":
+    model = MODELS[kind]()
+    example: Any = {"image": images, "kind": np.arange(ROWS) % 5} if kind == "dicts" else torch.tensor(images)
+    if kind != "dicts":
         model(example)  # statistics of the batch norm that are not those of a fresh one
     model.eval()
     signature, rows = signature_of(model, example, 1)
+    if kind.startswith("narrow"):
+        done = PruneChannels().apply(model, Given(dict(rows), dict(rows), signature))
+        assert done.facts["form"] == kind.partition(" ")[2]
+        model = done.model
     layers = Counter(type(module).__name__ for module in model.modules())
     return Case(model, signature, rows, run_all(model, signature.style, rows), layers)
 
@@ -106,9 +127,9 @@ def outcome(case, tmp_path_factory) -> Callable[[str, str, str], Outcome]:
 
     def folder(kind: str, precision: str) -> Path:
         if (kind, precision) not in captured:
-            captured[kind, precision] = tmp_path_factory.mktemp(f"{kind}-{precision}")
+            captured[kind, precision] = tmp_path_factory.mktemp(f"{kind}-{precision}".replace(" ", "-"))
             found = case(kind)
-            model = copy.deepcopy(found.model)
+            model = private_copy(found.model)
             capture(model, found.signature, dict(found.rows), captured[kind, precision], precision)
         return captured[kind, precision]
 

@@ -72,8 +72,9 @@ def test_it_refuses_a_precision_or_runs_it(name, precision, case, outcome):
 
 @pytest.mark.gate
 @every
-def test_fp32_agrees_with_eager_and_two_calls_are_bit_equal(name, case, outcome):
-    found, made = case("dicts"), outcome(name, "fp32", "dicts")
+@pytest.mark.parametrize("kind", ["dicts", "narrow module", "narrow graph"])
+def test_fp32_agrees_with_eager_and_two_calls_are_bit_equal(name, kind, case, outcome):
+    found, made = case(kind), outcome(name, "fp32", kind)
     if made.refused is not None:
         pytest.skip(f"{name} refuses fp32: {made.refused}")
     for batch in BATCHES:
