@@ -16,6 +16,9 @@ ACCOUNT = {
     "macs": [4000.0, 1990.0],
     "parameters": [1000.0, 400.0],
     "kept": {"conv1.weight[0]": "8 of 16", "conv2.weight[0]": "24 of 32"},
+    "sensitivity": {"conv1.weight[0]": "0.00:0 0.50:0.01 1.00:0.04"},
+    "latency": {"predicted": 0.48, "share": 0.47, "low": 0.462, "high": 0.481, "looks": 2},
+    "stairs": {"8": 0.31},
     "form": "graph",
     "damage": 0.012,
     "cut_error": 2e-7,
@@ -43,6 +46,19 @@ def test_the_page_says_what_was_changed():
     assert "What was changed" not in html(sample.full())
 
 
+def test_curves_of_sensitivity_are_drawn_on_one_scale():
+    text = html(narrowed())
+    assert '<polyline points="0.0,19.0 50.0,14.5 100.0,1.0"/>' in text
+    assert "50% gone: 0.01, 100% gone: 0.04" in text
+    assert "at most 0.04" in text
+
+
+def test_a_latency_is_told_as_predicted_and_as_timed():
+    text = html(narrowed())
+    assert "48.0% predicted, 47.0% timed [46.2%, 48.1%]" in text
+    assert "of 8 +31%" in text
+
+
 def test_the_table_says_by_how_much_it_is_narrower():
     assert "MACs 1/2.01, parameters 1/2.50; QGemm x1" in html(narrowed())
     assert f"{STEP} + int8@onnxruntime" in markdown(narrowed())
@@ -57,6 +73,12 @@ def test_the_waterfall_has_a_bar_for_the_steps_and_one_for_the_precision():
 def test_an_account_of_odd_form_does_no_harm():
     made = narrowed()
     best = next(trial for trial in made["trials"] if trial["id"] == made["best"])
-    for steps_found in (None, [], {STEP: None}, {STEP: {"kept": {"a": "x of y"}, "macs": [1, 0], "left": 3}}):
+    for steps_found in (
+        None,
+        [],
+        {STEP: None},
+        {STEP: {"kept": {"a": "x of y"}, "macs": [1, 0], "left": 3, "sensitivity": [1], "latency": 2}},
+        {STEP: {"kept": {"a": "1 of 2"}, "sensitivity": {"a": "0:x 1:2", "b": 4}, "stairs": {"8": "x"}}},
+    ):
         best["executed"]["steps"] = steps_found
         assert html(made)

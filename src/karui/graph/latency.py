@@ -16,7 +16,7 @@ from karui.graph.allocate import Curve, spend
 from karui.graph.cut.shapes import gone_of
 from karui.graph.macs import Product, total
 from karui.graph.select import Ranked, allowed_counts, nearest
-from karui.graph.staircase import MULTIPLES, Staircase, layers_of
+from karui.graph.staircase import MULTIPLES, staircase
 from karui.graph.units import Units
 from karui.graph.units.groups import Group
 from karui.measurement import Ratio
@@ -66,7 +66,7 @@ class Search:
 
     def __post_init__(self) -> None:
         nothing = gone_of(self.units.roots, ())
-        self.stairs = Staircase(layers_of(self.products, nothing))
+        self.stairs = staircase(self.products, nothing)
         self.stairs.learn([(nothing, 1.0)], weight=10.0)
         self.looks: list[Look] = []
 

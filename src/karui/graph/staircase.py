@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from karui.graph.cut.shapes import Gone
 from karui.graph.macs import Product
@@ -28,65 +27,41 @@ PENALTY = 0.3  # that widths may cost before it is a surprise, in shares of the 
 SWEEPS = 300  # of coordinate descent
 
 
-@dataclass(frozen=True)
-class Layer:
-    """An operation that multiplies. full: multiplications a sample. outputs: elements it gives out."""
-
-    product: Product
-    full: float
-    outputs: float
-
-    def left(self, gone: Gone) -> float:
-        """Share of the multiplications that stays."""
-        return self.product.count(gone) / self.full
-
-    def outputs_left(self, gone: Gone) -> float:
-        """Elements that it still gives out."""
-        if not self.product.tables:
-            return self.outputs
-        table = self.product.tables[0]
-        return self.outputs * width(table, gone) / table.numel()
-
-    def is_odd(self, gone: Gone, step: int) -> bool:
-        """Whether an axis is no multiple any more."""
-        sizes = [(width(table, gone), table.numel()) for table in self.product.tables]
-        return any(now % step != 0 and before % step == 0 for now, before in sizes)
-
-
-def width(table: Tensor, gone: Gone) -> int:
-    return int((~gone.at(table)).sum())
-
-
 @dataclass
 class Staircase:
-    """Predicts the share of the original's latency that a narrowed model needs."""
+    """Predicts the share of the original's latency that a narrowed model needs.
 
-    layers: Sequence[Layer]
+    full, outputs: multiplications a sample, and elements given out, of each layer. axes: for each, which of
+    ``tables`` its size depends on; tables: the labels along axes that can shrink, each once; sizes: theirs.
+    """
+
+    full: Floats
+    outputs: Floats
+    axes: Sequence[Sequence[int]]
+    tables: Sequence[Any]
+    sizes: Floats
     rows: list[Floats] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    assumed: Floats = field(init=False)
     prices: Floats = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prices = self.assumed
-
-    @property
-    def assumed(self) -> Floats:
-        full = np.array([layer.full for layer in self.layers])
-        macs = (1 - CONSTANT - ELEMENTS) * full / max(full.sum(), 1.0)
-        return np.concatenate([[CONSTANT, ELEMENTS], np.zeros(len(MULTIPLES)), macs])
+        macs = (1 - CONSTANT - ELEMENTS) * self.full / max(self.full.sum(), 1.0)
+        self.prices = self.assumed = np.concatenate([[CONSTANT, ELEMENTS], np.zeros(len(MULTIPLES)), macs])
 
     def features(self, gone: Gone) -> Floats:
         """Constant, elements, penalties by multiple, and each layer's share of its own multiplications."""
-        left = np.array([layer.left(gone) for layer in self.layers])
+        away = gone.table.numpy()
+        now = self.sizes - [np.count_nonzero(away[table]) for table in self.tables]
+        stays = now / self.sizes
+        left = np.array([stays[list(axes)].prod() for axes in self.axes])
+        first = np.array([stays[axes[0]] if axes else 1.0 for axes in self.axes])
+        elements = float(first @ self.outputs) / max(self.outputs.sum(), 1.0)
         costs = left * self.assumed[-len(left) :]
-        outputs = sum(layer.outputs for layer in self.layers)
-        elements = sum(layer.outputs_left(gone) for layer in self.layers) / max(outputs, 1.0)
-        odd = [
-            sum(cost for cost, layer in zip(costs, self.layers) if layer.is_odd(gone, step))
-            for step in MULTIPLES
-        ]
-        return np.concatenate([[1.0, elements], odd, left])
+        odd = [(now % step != 0) & (self.sizes % step == 0) for step in MULTIPLES]
+        penalties = [costs[[bool(mask[list(axes)].any()) for axes in self.axes]].sum() for mask in odd]
+        return np.concatenate([[1.0, elements], penalties, left])
 
     def learn(self, timed: Sequence[tuple[Gone, float]], weight: float = 1.0) -> None:
         """Take in models that were timed, as shares of the original's latency."""
@@ -106,14 +81,18 @@ class Staircase:
         return {str(step): round(float(price), 3) for step, price in found if price >= 0.01}
 
 
-def layers_of(products: Sequence[Product], nothing: Gone) -> list[Layer]:
-    """The operations that multiply; ``nothing``: no unit gone."""
-    found = []
-    for one in products:
-        outputs = one.positions * (one.tables[0].numel() if one.tables else 1)
-        if full := one.count(nothing):
-            found.append(Layer(one, full, outputs))
-    return found
+def staircase(products: Sequence[Product], nothing: Gone) -> Staircase:
+    """For the operations that multiply, before anything was timed; ``nothing``: no unit gone."""
+    found = [one for one in products if one.count(nothing)]
+    tables = {id(table): table for one in found for table in one.tables}
+    places = {key: i for i, key in enumerate(tables)}
+    return Staircase(
+        np.array([one.count(nothing) for one in found]),
+        np.array([one.positions * (one.tables[0].numel() if one.tables else 1) for one in found]),
+        [[places[id(table)] for table in one.tables] for one in found],
+        [table[table >= 0].numpy() for table in tables.values()],
+        np.array([float(table.numel()) for table in tables.values()]),
+    )
 
 
 def fitted(rows: Floats, shares: Floats, weights: Floats, assumed: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -61,28 +61,64 @@ def timed(account: Json) -> list[tuple[str, str]]:
         )
         found.append(("latency, of the original's", f"{predicted} predicted, {share} timed [{low}, {high}]"))
     if isinstance(stairs, Mapping) and stairs:
-        costs = ", ".join(f"of {step} +{float(cost):.0%}" for step, cost in stairs.items())
+        costs = ", ".join(f"of {step} +{fields.number(stairs, step) or 0:.0%}" for step in stairs)
         found.append(("layers whose widths are no multiples", costs))
     return found
 
 
 def widths_table(account: Json) -> str:
-    """Width of each group of units before and after, as bars."""
-    kept = fields.at(account, "kept")
+    """Width of each group of units before and after, as bars, and what removing its units does, as curves."""
+    kept, curves = fields.at(account, "kept"), fields.at(account, "sensitivity")
     if not isinstance(kept, Mapping) or not kept:
         return ""
-    rows = "".join(width_row(str(name), str(text)) for name, text in kept.items())
+    told = curves if isinstance(curves, Mapping) else {}
+    points = {str(name): points_of(text) for name, text in told.items()}
+    most = max((damage for curve in points.values() for _, damage in curve), default=0.0)
+    rows = "".join(
+        width_row(str(name), str(text), sparkline(points.get(str(name), []), most))
+        for name, text in kept.items()
+    )
+    legend = ""
+    if most:
+        legend = (
+            "; the curves: damage to the answers while its units go from none to all, the others whole, "
+            f"at most {most:.2g}"
+        )
     return (
-        '<table class="widths"><caption>Units kept in each group of layers that share them</caption>'
+        f'<table class="widths"><caption>Units kept in each group of layers that share them{legend}</caption>'
         f"<tbody>{rows}</tbody></table>"
     )
 
 
-def width_row(name: str, text: str) -> str:
+def width_row(name: str, text: str, curve: str) -> str:
     after, _, before = text.partition(" of ")
     share = int(after) / int(before) if after.isdigit() and before.isdigit() and int(before) else 1.0
     bar = f'<i class="bar" style="width:{100 * share:.0f}%"></i>'
-    return f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{escape(text)}</td><td>{bar}</td></tr>'
+    return (
+        f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{escape(text)}</td><td>{bar}</td>'
+        f"<td>{curve}</td></tr>"
+    )
+
+
+def points_of(text: Any) -> list[tuple[float, float]]:
+    """Of ``0.50:0.012 0.75:0.1``; empty for anything else."""
+    try:
+        pairs = [part.split(":") for part in str(text).split()]
+        return [(float(share), float(damage)) for share, damage in pairs]
+    except ValueError:
+        return []
+
+
+def sparkline(points: Sequence[tuple[float, float]], most: float) -> str:
+    """A curve of 100 x 20 units, all of a table on one scale."""
+    if len(points) < 2 or most <= 0:
+        return ""
+    path = " ".join(f"{100 * share:.1f},{19 - 18 * damage / most:.1f}" for share, damage in points)
+    words = ", ".join(f"{share:.0%} gone: {damage:.2g}" for share, damage in points[1:])
+    return (
+        f'<svg class="curve" viewBox="0 0 100 20" role="img"><title>{escape(words)}</title>'
+        f'<polyline points="{path}"/></svg>'
+    )
 
 
 def left(account: Json) -> str:

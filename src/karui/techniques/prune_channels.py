@@ -120,6 +120,7 @@ class Pruning:
         self.held = held_out(self.original, self.data[: -(-HELD // size)])
         self.products = counting.products(self.units)
         self.search: Search | None = None
+        self.sensitivity: dict[str, str] = {}
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:
         """A graph with a fixed batch takes no smaller one."""
@@ -302,6 +303,7 @@ class Pruning:
         tried = {nearest(allowed, share * len(one.bundles)) for share in SHARES} | {0, max(allowed)}
         with torch.no_grad():
             measured = curve(self.units, one.group, one.bundles, sorted(tried), found, self.held)
+        self.sensitivity.setdefault(one.group.name, drawn(measured, len(one.bundles)))
         return between(measured, allowed)
 
     def cost(self, removed: set[int]) -> float:
@@ -332,6 +334,7 @@ class Pruning:
             "kept": {one.name: f"{left[one.name]} of {len(one.units)}" for one in self.groups.of},
             "positions": dict(done.positions),
             "refitted": list(refitted),
+            "sensitivity": self.sensitivity,
             **self.timings(),
             "damage": damage(self.trace.graph, self.held) if self.data else None,
         }
@@ -341,3 +344,9 @@ class Pruning:
         if self.search is None:
             return {}
         return {"latency": self.search.told(), "stairs": self.search.stairs.penalties}
+
+
+def drawn(measured: Curve, bundles: int) -> str:
+    """A curve in one word: share that is removed, and the damage, pair after pair."""
+    pairs = zip(measured.counts, measured.errors)
+    return " ".join(f"{count / bundles:.2f}:{error:.3g}" for count, error in pairs)
