@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,7 +23,7 @@ class Removal:
     kept: set[int] = field(default_factory=set)
     tables: list[list[list[int]]] = field(init=False)
     whole: dict[int, list[frozenset[int]]] = field(init=False)
-    touching: dict[int, list[int]] = field(init=False)
+    places: dict[int, list[tuple[int, int]]] = field(init=False)
 
     def __post_init__(self) -> None:
         find, seen = self.classes.find, {}
@@ -36,38 +36,45 @@ class Removal:
             self.classes.root(label): [frozenset(find(torch.tensor(row)).tolist()) for row in rows]
             for label, rows in self.classes.whole.items()
         }
-        self.touching = {}
+        self.places = {}
         for number, rows in enumerate(self.tables):
-            for label in {label for row in rows for label in row}:
-                self.touching.setdefault(label, []).append(number)
+            for place, row in enumerate(rows):
+                for label in set(row):
+                    self.places.setdefault(label, []).append((number, place))
 
     def may_go(self, label: int) -> bool:
         return label != FIXED and label not in self.kept and label not in self.classes.frozen
 
+    def may_all_go(self, labels: set[int]) -> bool:
+        """Quick for the thousands of classes that a closure looks at again and again."""
+        return FIXED not in labels and labels.isdisjoint(self.kept) and labels.isdisjoint(self.classes.frozen)
+
     def closure(self, start: Iterable[int], cost: Mapping[int, float]) -> set[int] | None:
         """``start`` and the cheapest further classes that have to go with it; None where that cannot be."""
         gone = set(start)
+        if not self.may_all_go(gone):
+            return None
         for _ in range(ROUNDS):
             added = self.whole_ones(gone) or self.missing(gone, cost)
-            if added is None or not all(map(self.may_go, gone | added)):
+            if added is None or not self.may_all_go(added):
                 return None
             if not added:
                 return gone
             gone |= added
         return None
 
-    def whole_ones(self, gone: Collection[int]) -> set[int]:
+    def whole_ones(self, gone: set[int]) -> set[int]:
         """A head goes with all of its channels, and takes all that belong to it along."""
         added: set[int] = set()
         for label, rows in self.whole.items():
-            if label in gone or any(row <= set(gone) for row in rows):
-                added |= {label}.union(*rows) - set(gone)
+            if label in gone or any(row <= gone for row in rows):
+                added |= {label}.union(*rows) - gone
         return added
 
-    def missing(self, gone: Collection[int], cost: Mapping[int, float]) -> set[int] | None:
+    def missing(self, gone: set[int], cost: Mapping[int, float]) -> set[int] | None:
         """Classes that bring the rows of one table to the same length."""
-        for rows in self.tables:
-            counts = [sum(label in gone for label in row) for row in rows]
+        tables = [[sum(label in gone for label in row) for row in rows] for rows in self.tables]
+        for rows, counts in zip(self.tables, tables):
             left = [(count, row) for count, row in zip(counts, rows) if count < len(row)]
             if not left:
                 return None
@@ -76,7 +83,8 @@ class Removal:
             for count, row in left:
                 wanted = most - count - sum(label in added for label in row)
                 if wanted > 0:
-                    choice = self.cheapest(row, gone, added, cost)
+                    free = [label for label in dict.fromkeys(row) if label not in gone and label not in added]
+                    choice = self.cheapest(free, tables, cost)
                     if len(choice) < wanted:
                         return None
                     added |= set(choice[:wanted])
@@ -85,18 +93,15 @@ class Removal:
         return set()
 
     def cheapest(
-        self, row: Collection[int], gone: Collection[int], added: Collection[int], cost: Mapping[int, float]
+        self, free: Collection[int], counts: Sequence[Sequence[int]], cost: Mapping[int, float]
     ) -> list[int]:
-        free = [label for label in dict.fromkeys(row) if label not in gone and label not in added]
-        free = [label for label in free if self.may_go(label)]
-        return sorted(free, key=lambda label: (-self.helps(label, gone), cost.get(label, 0.0)))
+        """Those that may go, best first. counts: of gone elements in each row of each table."""
+        going = [label for label in free if self.may_go(label)]
+        return sorted(going, key=lambda label: (-self.helps(label, counts), cost.get(label, 0.0)))
 
-    def helps(self, label: int, gone: Collection[int]) -> int:
+    def helps(self, label: int, counts: Sequence[Sequence[int]]) -> int:
         """How many further tables lack an element in the row where this class stands."""
-        found = 0
-        for number in self.touching.get(label, ()):
-            rows = self.tables[number]
-            counts = [sum(member in gone for member in row) for row in rows]
-            mine = [count for count, row in zip(counts, rows) if label in row]
-            found += min(mine) < max(counts)
-        return found
+        mine: dict[int, int] = {}
+        for number, place in self.places.get(label, ()):
+            mine[number] = min(counts[number][place], mine.get(number, counts[number][place]))
+        return sum(least < max(counts[number]) for number, least in mine.items())
