@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
-    from karui.api import apply, bench, load, optimize, size_bytes, sparsity
+    from karui.api import apply, bench, load, optimize, prune, size_bytes, sparsity
     from karui.budget import Budget
     from karui.errors import KaruiError
+    from karui.graph.pruned import load_pruned
     from karui.numerics import Numerics
     from karui.optimize.result import Result
     from karui.recipe import Recipe
@@ -37,14 +38,16 @@ HOMES = {
     "apply": "karui.api",
     "bench": "karui.api",
     "load": "karui.api",
+    "load_pruned": "karui.graph.pruned",
     "optimize": "karui.api",
+    "prune": "karui.api",
     "size_bytes": "karui.api",
     "sparsity": "karui.api",
 }
 
 __all__ = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "load", "optimize", "size_bytes", "sparsity",
+    "apply", "bench", "load", "load_pruned", "optimize", "prune", "size_bytes", "sparsity",
 ]  # fmt: skip
 
 

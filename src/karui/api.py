@@ -18,10 +18,11 @@ from karui.budget import Budget, parse_drop
 from karui.data import as_arrays, items, read_split
 from karui.errors import UsageError
 from karui.graph.call import signature_of
-from karui.graph.inspect import private_copy
+from karui.graph.inspect import private_copy, same_modes
 from karui.graph.inspect import size_bytes as model_bytes
 from karui.graph.inspect import sparsity as model_sparsity
-from karui.optimize import Settings, run
+from karui.graph.pruned import Pruned
+from karui.optimize import Settings, alone, run
 from karui.optimize.result import Result
 from karui.recipe import Named, Recipe, parse_named, parse_recipe
 from karui.structure import flatten, unflatten
@@ -119,7 +120,7 @@ def apply(
     inputs: example inputs with a leading batch axis. calibrate: data, as in ``Task``.
     Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``.
     """
-    modes, copy = {name: part.training for name, part in model.named_modules()}, private_copy(model)
+    copy = private_copy(model)
     signature, example = signature_of(copy, inputs, 1)
     names = [port.name for port in signature.inputs]
     data = (
@@ -137,9 +138,7 @@ def apply(
         touched += applied.touched
         skipped |= applied.skipped
         facts |= applied.facts
-    for name, part in copy.named_modules():
-        part.training = modes.get(name, model.training)
-    return techniques.Applied(copy, tuple(touched), skipped, facts)
+    return techniques.Applied(same_modes(copy, model), tuple(touched), skipped, facts)
 
 
 def steps_of(what: Any) -> list[techniques.Technique]:
@@ -153,6 +152,24 @@ def steps_of(what: Any) -> list[techniques.Technique]:
     if not steps:
         raise UsageError("the recipe has no step to apply", fix="numerics are the business of karui.optimize")
     return [techniques.load(step) for step in steps]
+
+
+def prune(
+    task: Task, technique: str | Named | techniques.Technique = "prune_channels", *, consume: bool = False
+) -> Pruned:
+    """One pruning technique alone, on the task's model with its calibration data.
+
+    The score before and after is taken on ``select`` where that is given, else ``facts["score"]`` is None.
+    consume: the task's own model is pruned in place, part by part, in little more memory than it takes
+        itself; it is of no further use but as the result's ``model``. Otherwise it stays as it was.
+
+    ``.save(folder)`` keeps the result, ``karui.load_pruned(folder, net)`` opens it again. Raises KaruiError
+    when there is nothing that can go.
+    """
+    steps = steps_of(technique)
+    if len(steps) > 1:
+        raise UsageError("prune takes one technique", fix="karui.apply takes several steps")
+    return alone.prune(task, steps[0], consume=consume)
 
 
 def load(artifact: Artifact | Path | str) -> Callable[..., Any]:

@@ -52,6 +52,14 @@ def private_copy(model: nn.Module) -> nn.Module:
     return twin.cpu().eval()
 
 
+def same_modes(made: nn.Module, model: nn.Module) -> nn.Module:
+    """``made`` with each of its modules in the mode, train or eval, of that of the same path in ``model``."""
+    modes = {name: part.training for name, part in model.named_modules()}
+    for name, part in made.named_modules():
+        part.training = modes.get(name, model.training)
+    return made
+
+
 def check_model(model: nn.Module) -> None:
     """Refuse weights that cannot be measured honestly: NaN, infinite, or not float32."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -97,6 +97,8 @@ def expected(job: Job, artifact: Artifact) -> Expected:
 
 def quality(job: Job, candidate: Candidate, trial: Trial, split: str, alpha: float = 0.05) -> Quality:
     """The task score of the artifact in its runtime, judged against the original on the same samples."""
+    import numpy as np
+
     rows = len(getattr(job.splits, split))
     signature = candidate.artifact.signature
     small = trial.precision == "int8_dynamic" or not signature.dynamic_batch
@@ -104,7 +106,9 @@ def quality(job: Job, candidate: Candidate, trial: Trial, split: str, alpha: flo
     batch = batch if signature.dynamic_batch else signature.batch
     outputs = candidate.outputs(job.data / split, batch, range(rows))
     before, after = job.outcomes(job.reference[split], split), job.outcomes(outputs, split)
-    found = judged(job, outputs, (before, after), split, trial, alpha)
+    # the same function in FP32, verified on all probe rows: equal outcomes are no accident
+    same = trial.precision == "fp32" and "+" not in trial.recipe and bool(np.array_equal(before, after))
+    found = judged(job, outputs, (before, after), split, alpha, identical=same)
     found = dataclasses.replace(found, agreement=agreement(outputs[0], job.reference[split][0]))
     if trial.id == trial_id_of_baseline(job):
         found = dataclasses.replace(found, verdict="baseline")
@@ -112,10 +116,15 @@ def quality(job: Job, candidate: Candidate, trial: Trial, split: str, alpha: flo
 
 
 def judged(
-    job: Job, outputs: Sequence[Array], outcomes: tuple[Array, Array], split: str, trial: Trial, alpha: float
+    job: Job,
+    outputs: Sequence[Array],
+    outcomes: tuple[Array, Array],
+    split: str,
+    alpha: float = 0.05,
+    *,
+    identical: bool = False,
 ) -> Quality:
-    import numpy as np
-
+    """``outputs`` on a split against the original's. outcomes: both scores; identical: see ``judge``."""
     before, after = outcomes
     higher = job.score.higher_is_better
     if before.ndim == 0:
@@ -132,9 +141,7 @@ def judged(
 
         rows = len(getattr(job.splits, split))
         return judge_whole(pair, rows, job.allowed, higher_is_better=higher, seed=job.seed, alpha=alpha)
-    # the same function in FP32, verified on all probe rows: equal outcomes are no accident
-    exact = trial.precision == "fp32" and "+" not in trial.recipe and bool(np.array_equal(before, after))
-    return judge(before, after, job.allowed, higher_is_better=higher, identical=exact, alpha=alpha)
+    return judge(before, after, job.allowed, higher_is_better=higher, identical=identical, alpha=alpha)
 
 
 def trial_id_of_baseline(job: Job) -> str:

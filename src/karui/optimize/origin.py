@@ -46,8 +46,11 @@ class Origin:
         return run_onnx(self.path, signature, arrays)
 
 
-def from_model(given: Any, example: Any) -> Origin:
-    """An Origin from a module, a function that makes one, or the path of an ONNX file."""
+def from_model(given: Any, example: Any, *, consume: bool = False) -> Origin:
+    """An Origin from a module, a function that makes one, or the path of an ONNX file.
+
+    consume: hold the given module itself, put on the CPU and into eval mode, instead of a copy.
+    """
     import torch
     from torch import nn
 
@@ -70,7 +73,7 @@ def from_model(given: Any, example: Any) -> Origin:
     if isinstance(given, torch.jit.ScriptModule):
         given = from_torchscript(given.cpu().eval(), tuple(map(torch.as_tensor, flatten(example)[0])))
     notes = ("the model was in training mode: a copy in eval mode is measured",) if given.training else ()
-    model = private_copy(given)
+    model = given.cpu().eval() if consume else private_copy(given)
     check_model(model)
     return Origin("torch", digest(model), model, notes=notes)
 

@@ -17,8 +17,12 @@ from karui.target import Target
 from karui.task import Task
 
 
-def prepare(task: Task, target: Target, budget: Budget, folder: Path, seed: int = 0) -> Job:
+def prepare(
+    task: Task, target: Target, budget: Budget, folder: Path, seed: int = 0, *, consume: bool = False
+) -> Job:
     """Read model and data, and compute what the original answers; nothing is written yet.
+
+    consume: hold the given model itself (see ``from_model``).
 
     Raises UsageError for anything in the task that cannot be measured.
     """
@@ -29,7 +33,7 @@ def prepare(task: Task, target: Target, budget: Budget, folder: Path, seed: int 
     score = resolve(task.score)
     batches = {what: list(items(data, what)) for what, data in sources(task).items()}
     example = task.inputs if task.inputs is not None else example_of(batches["selection"], "selection")
-    origin = from_model(task.model, example)
+    origin = from_model(task.model, example, consume=consume)
     signature, arrays = describe(origin, example, target.batch)
     names = [port.name for port in signature.inputs]
     read = {what: read_split(found, names, what) for what, found in batches.items()}

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from karui.artifact import Signature
 from karui.errors import KaruiError, Unsupported, foreign
 from karui.graph.capture import Flat
 from karui.graph.cut.edits import edits
 from karui.graph.cut.in_graph import cut_graph
 from karui.graph.cut.in_module import cut_module, labelled
-from karui.graph.cut.shapes import Gone, gone_of, kept
+from karui.graph.cut.positions import kept_positions, removed_at
+from karui.graph.cut.shapes import Gone, gone_of
 from karui.graph.program import flat
 from karui.graph.units import Units
 
@@ -55,7 +57,7 @@ def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arra
 
     ``model`` is in eval mode; ``units`` were found on it. arrays: example inputs to verify with.
     """
-    checks = [units.trace.inputs(shifted(arrays, rows), rows) for rows in CHECKED_ROWS]
+    checks = checked_on(units, arrays)
     good, dropped = sift(model, units, list(bundles), checks)
     if not good:
         return Cut(copy.deepcopy(model), "module", 0.0, frozenset(), {}, dropped)
@@ -63,6 +65,23 @@ def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arra
     made, form, error = attempt(model, units, removed, checks)
     positions = kept_positions(model, units, gone_of(units.roots, removed))
     return Cut(made, form, error, removed, positions, dropped)
+
+
+def recut(model: nn.Module, units: Units, positions: Mapping[str, Any], arrays: Arrays) -> Cut:
+    """Cut a copy of ``model`` where an earlier cut of the same architecture left ``positions``.
+
+    It is verified as that one was. Raises Unsupported when no units of this model leave these positions.
+    """
+    removed = removed_at(model, units, positions)
+    gone = gone_of(units.roots, removed)
+    if kept_positions(model, units, gone) != positions:
+        raise Unsupported("the kept positions are not those of whole units of this model")
+    made, form, error = attempt(model, units, removed, checked_on(units, arrays))
+    return Cut(made, form, error, frozenset(removed), positions)
+
+
+def checked_on(units: Units, arrays: Arrays) -> list[tuple[Tensor, ...]]:
+    return [units.trace.inputs(shifted(arrays, rows), rows) for rows in CHECKED_ROWS]
 
 
 def shifted(arrays: Arrays, rows: int) -> Arrays:
@@ -112,7 +131,7 @@ def attempt(
     gone = gone_of(units.roots, removed)
     with foreign(Unsupported, "the sizes that stay do not fit together"):
         changes = edits(units, gone)
-    wanted = [answers(masked(model, units, gone), units, given) for given in checks]
+    wanted = [answers(masked(model, units, gone), units.trace.signature, given) for given in checks]
     try:
         with foreign(Unsupported, "the module does not run with smaller tensors"):
             made = cut_module(model, units, gone, changes)
@@ -136,8 +155,8 @@ def masked(model: nn.Module, units: Units, gone: Gone) -> nn.Module:
 
 
 @torch.no_grad()
-def answers(model: nn.Module, units: Units, given: tuple[Tensor, ...]) -> list[Tensor]:
-    return list(flat(Flat(model, units.trace.signature)(*given)))
+def answers(model: nn.Module, signature: Signature, given: tuple[Tensor, ...]) -> list[Tensor]:
+    return list(flat(Flat(model, signature)(*given)))
 
 
 def verified(
@@ -146,7 +165,7 @@ def verified(
     """The largest relative difference; raises Unsupported when it is not rounding."""
     worst = 0.0
     for given, right in zip(checks, wanted):
-        for mine, theirs in zip(answers(made, units, given), right, strict=True):
+        for mine, theirs in zip(answers(made, units.trace.signature, given), right, strict=True):
             if mine.shape != theirs.shape:
                 raise Unsupported(f"the cut model answers in another shape: {tuple(mine.shape)}")
             worst = max(worst, relative(mine, theirs))
@@ -162,20 +181,3 @@ def relative(mine: Tensor, theirs: Tensor) -> float:
         return 0.0 if torch.equal(mine, theirs) else float("inf")
     scale = max(float(theirs.abs().max()), 1e-12)
     return float((mine - theirs).abs().max()) / scale
-
-
-def kept_positions(model: nn.Module, units: Units, gone: Gone) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for path, _, labels in labelled(model, units):
-        left = kept(labels, gone)
-        if not left.changed:
-            continue
-        axes: dict[str, Any] = {
-            str(axis): mask.nonzero().reshape(-1).tolist()
-            for axis, mask in enumerate(left.keep)
-            if not mask.all()
-        }
-        if left.rows is not None:
-            axes[f"rows {left.ragged}"] = left.rows.tolist()
-        found[path] = axes
-    return found

@@ -57,9 +57,9 @@ def smaller(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def replace(model: nn.Module, path: str, tensor: Tensor) -> None:
+def replace(model: nn.Module, path: str, new: Tensor | nn.Module) -> None:
     owner, _, name = path.rpartition(".")
-    setattr(model.get_submodule(owner), name, tensor)
+    setattr(model.get_submodule(owner), name, new)
 
 
 def groups_after(path: str, units: Units, changes: Mapping[str, Edit]) -> int | None:
