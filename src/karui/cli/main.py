@@ -16,7 +16,19 @@ from typing import final
 
 from karui.errors import KaruiError, first_lines
 
-VERBS = ("demo", "doctor", "init", "bench", "optimize", "resume", "report", "show", "verify", "export")
+VERBS = (
+    "demo",
+    "doctor",
+    "init",
+    "bench",
+    "optimize",
+    "prune",
+    "resume",
+    "report",
+    "show",
+    "verify",
+    "export",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
