@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from karui.errors import UsageError
@@ -33,37 +34,46 @@ class Selection:
     groups: Groups
     removal: Removal
     gone: set[int] = field(default_factory=set)
+    number_of: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.number_of = {unit: i for i, group in enumerate(self.groups.of) for unit in group.units}
 
     def ranked(self, group: Group, scores: Mapping[int, float], multiple_of: int = 1) -> Ranked:
         """Bundles of a group from the least important unit up."""
-        gone, bundles = set(self.gone), []
+        gone, lost, bundles = set(self.gone), self.per_group(self.gone), []
         for unit in sorted(group.units, key=lambda label: scores.get(label, 0.0)):
             if unit in gone or not self.removal.may_go(unit):
                 continue
-            wider = self.removal.closure(gone | {unit}, scores)
-            if wider is None or self.empties(wider, multiple_of):
+            leaves = self.removal.closure({unit}, scores, gone)
+            if leaves is None or self.empties(lost, leaves, multiple_of):
                 continue
-            bundles.append(frozenset(wider - gone))
-            gone = wider
+            bundles.append(frozenset(leaves))
+            gone |= leaves
+            lost.update(self.per_group(leaves))
         return Ranked(group, tuple(bundles))
 
-    def empties(self, gone: set[int], least: int = 1) -> bool:
+    def per_group(self, gone: Collection[int]) -> Counter[int]:
+        """How many units each group has lost, by its number."""
+        return Counter(self.number_of[label] for label in gone if label in self.number_of)
+
+    def empties(self, lost: Counter[int], leaves: Collection[int], least: int = 1) -> bool:
         """Whether too little would be left of a group."""
-        return any(
-            len(group.units) - len(gone.intersection(group.units))
-            < max(1, min(least, len(group.units)), round(LEAST_SHARE * len(group.units)))
-            for group in self.groups.of
-            if gone.intersection(group.units)
-        )
+        for number, more in self.per_group(leaves).items():
+            size = len(self.groups.of[number].units)
+            if size - lost[number] - more < max(1, min(least, size), round(LEAST_SHARE * size)):
+                return True
+        return False
 
     def take(self, bundles: Sequence[frozenset[int]]) -> list[set[int]]:
         """Remove these bundles, each with what has to go with it now, but none that can no longer go."""
-        taken = []
+        taken, lost = [], self.per_group(self.gone)
         for bundle in bundles:
-            wider = self.removal.closure(self.gone | bundle, {})
-            if wider is not None and not self.empties(wider):
-                taken.append(wider - self.gone)
-                self.gone = wider
+            leaves = self.removal.closure(bundle, {}, self.gone)
+            if leaves and not self.empties(lost, leaves):
+                taken.append(leaves)
+                self.gone |= leaves
+                lost.update(self.per_group(leaves))
         return taken
 
     def after(self, bundles: Sequence[frozenset[int]]) -> set[int]:

@@ -23,7 +23,8 @@ class Removal:
     kept: set[int] = field(default_factory=set)
     tables: list[list[list[int]]] = field(init=False)
     whole: dict[int, list[frozenset[int]]] = field(init=False)
-    places: dict[int, list[tuple[int, int]]] = field(init=False)
+    rows_of: dict[int, dict[int, list[int]]] = field(init=False)
+    wholes_of: dict[int, set[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         find, seen = self.classes.find, {}
@@ -36,45 +37,48 @@ class Removal:
             self.classes.root(label): [frozenset(find(torch.tensor(row)).tolist()) for row in rows]
             for label, rows in self.classes.whole.items()
         }
-        self.places = {}
+        self.rows_of, self.wholes_of = {}, {}  # where a class stands: by table, and in which whole ones
         for number, rows in enumerate(self.tables):
             for place, row in enumerate(rows):
-                for label in set(row):
-                    self.places.setdefault(label, []).append((number, place))
+                for label in row:
+                    self.rows_of.setdefault(label, {}).setdefault(number, []).append(place)
+        for label, members in self.whole.items():
+            for member in {label}.union(*members):
+                self.wholes_of.setdefault(member, set()).add(label)
 
     def may_go(self, label: int) -> bool:
         return label != FIXED and label not in self.kept and label not in self.classes.frozen
 
-    def may_all_go(self, labels: set[int]) -> bool:
-        """Quick for the thousands of classes that a closure looks at again and again."""
-        return FIXED not in labels and labels.isdisjoint(self.kept) and labels.isdisjoint(self.classes.frozen)
+    def closure(self, start: Iterable[int], cost: Mapping[int, float], gone: set[int]) -> set[int] | None:
+        """What leaves when ``start`` follows ``gone``, which needs nothing more by itself.
 
-    def closure(self, start: Iterable[int], cost: Mapping[int, float]) -> set[int] | None:
-        """``start`` and the cheapest further classes that have to go with it; None where that cannot be."""
-        gone = set(start)
-        if not self.may_all_go(gone):
-            return None
+        ``start`` and the cheapest further classes that have to go with it; None where that cannot be.
+        """
+        leaves = set(start) - gone
+        added: set[int] | None = leaves
         for _ in range(ROUNDS):
-            added = self.whole_ones(gone) or self.missing(gone, cost)
-            if added is None or not self.may_all_go(added):
+            if added is None or not all(map(self.may_go, added)):
                 return None
-            if not added:
-                return gone
-            gone |= added
+            leaves |= added
+            added = self.whole_ones(gone, leaves) or self.missing(Away(self, gone, leaves), cost)
+            if added is not None and not added:
+                return leaves
         return None
 
-    def whole_ones(self, gone: set[int]) -> set[int]:
+    def whole_ones(self, gone: set[int], leaves: set[int]) -> set[int]:
         """A head goes with all of its channels, and takes all that belong to it along."""
         added: set[int] = set()
-        for label, rows in self.whole.items():
-            if label in gone or any(row <= gone for row in rows):
-                added |= {label}.union(*rows) - gone
+        for label in sorted(set().union(*(self.wholes_of.get(one, ()) for one in leaves))):
+            rows = self.whole[label]
+            if label in leaves or any(all(one in gone or one in leaves for one in row) for row in rows):
+                added |= {label}.union(*rows) - gone - leaves
         return added
 
-    def missing(self, gone: set[int], cost: Mapping[int, float]) -> set[int] | None:
+    def missing(self, away: Away, cost: Mapping[int, float]) -> set[int] | None:
         """Classes that bring the rows of one table to the same length."""
-        tables = [[sum(label in gone for label in row) for row in rows] for rows in self.tables]
-        for rows, counts in zip(self.tables, tables):
+        touched = set().union(*(self.rows_of.get(label, ()) for label in away.leaves))
+        for number in sorted(touched):
+            rows, counts = self.tables[number], away.counts(number)
             left = [(count, row) for count, row in zip(counts, rows) if count < len(row)]
             if not left:
                 return None
@@ -83,8 +87,7 @@ class Removal:
             for count, row in left:
                 wanted = most - count - sum(label in added for label in row)
                 if wanted > 0:
-                    free = [label for label in dict.fromkeys(row) if label not in gone and label not in added]
-                    choice = self.cheapest(free, tables, cost)
+                    choice = self.cheapest(row, away, added, cost)
                     if len(choice) < wanted:
                         return None
                     added |= set(choice[:wanted])
@@ -93,15 +96,34 @@ class Removal:
         return set()
 
     def cheapest(
-        self, free: Collection[int], counts: Sequence[Sequence[int]], cost: Mapping[int, float]
+        self, row: Sequence[int], away: Away, added: Collection[int], cost: Mapping[int, float]
     ) -> list[int]:
-        """Those that may go, best first. counts: of gone elements in each row of each table."""
-        going = [label for label in free if self.may_go(label)]
-        return sorted(going, key=lambda label: (-self.helps(label, counts), cost.get(label, 0.0)))
+        free = [label for label in dict.fromkeys(row) if label not in away and label not in added]
+        free = [label for label in free if self.may_go(label)]
+        return sorted(free, key=lambda label: (-away.helped(label), cost.get(label, 0.0)))
 
-    def helps(self, label: int, counts: Sequence[Sequence[int]]) -> int:
-        """How many further tables lack an element in the row where this class stands."""
-        mine: dict[int, int] = {}
-        for number, place in self.places.get(label, ()):
-            mine[number] = min(counts[number][place], mine.get(number, counts[number][place]))
-        return sum(least < max(counts[number]) for number, least in mine.items())
+
+@dataclass
+class Away:
+    """What is gone and what leaves now, with how many that is in the rows of each table."""
+
+    removal: Removal
+    gone: set[int]
+    leaves: set[int]
+    known: dict[int, list[int]] = field(default_factory=dict)
+
+    def __contains__(self, label: int) -> bool:
+        return label in self.gone or label in self.leaves
+
+    def counts(self, number: int) -> list[int]:
+        if number not in self.known:
+            self.known[number] = [sum(map(self.__contains__, row)) for row in self.removal.tables[number]]
+        return self.known[number]
+
+    def helped(self, label: int) -> int:
+        """How many tables lack an element in the row where this class stands."""
+        found = 0
+        for number, places in self.removal.rows_of.get(label, {}).items():
+            counts = self.counts(number)
+            found += min(counts[place] for place in places) < max(counts)
+        return found

@@ -51,8 +51,9 @@ class Classes:
     def unify(self, one: Tensor, other: Tensor, why: str) -> None:
         """Element by element; what meets a fixed element is frozen with that reason."""
         one, other = torch.broadcast_tensors(one, other)  # type: ignore[no-untyped-call]
-        pairs = torch.unique(torch.stack([one.reshape(-1), other.reshape(-1)]), dim=1)
-        for a, b in pairs.T.tolist():
+        size = len(self.parent) + 1  # pairs as single numbers are many times faster to sort
+        pairs = torch.unique((one.reshape(-1) + 1) * size + other.reshape(-1) + 1)
+        for a, b in zip((pairs // size - 1).tolist(), (pairs % size - 1).tolist()):
             if a >= 0 and b >= 0:
                 self.join(a, b)
             elif a != b:
