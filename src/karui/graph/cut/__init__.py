@@ -175,9 +175,14 @@ def verified(
 
 
 def relative(mine: Tensor, theirs: Tensor) -> float:
-    if not theirs.numel():
-        return 0.0
+    """Largest difference over largest answer; infinite where an answer is no number, or another infinity."""
     if not theirs.is_floating_point():
         return 0.0 if torch.equal(mine, theirs) else float("inf")
+    finite = theirs.isfinite()
+    if mine.isnan().any() or not torch.equal(mine[~finite], theirs[~finite]):
+        return float("inf")
+    mine, theirs = mine[finite], theirs[finite]
+    if not theirs.numel():
+        return 0.0
     scale = max(float(theirs.abs().max()), 1e-12)
     return float((mine - theirs).abs().max()) / scale
