@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ from karui.graph.cut.removal import Removal
 from karui.graph.inspect import private_copy
 from karui.graph.select import Selection, at_random
 from karui.graph.trace import trace
-from karui.graph.units import find_units
-from karui.graph.units.groups import find_groups
+from karui.graph.units import Units, find_units
+from karui.graph.units.groups import Group, Groups, Heads, find_groups
 
 TOLERANCE = 1e-5
 
@@ -47,43 +47,93 @@ class Outcome:
     why: str = ""
 
 
-def check(case: Case, network: nn.Module, ratio: float, seed: int) -> Outcome:
+@dataclass(frozen=True)
+class Prepared:
+    """A network with its units: traced once, pruned at several ratios."""
+
+    case: Case
+    network: nn.Module
+    units: Units
+    groups: Groups
+    arrays: Mapping[str, Any]
+
+
+def check(case: Case, network: nn.Module, ratio: float, seed: int, heads: Heads = "dims") -> Outcome:
     """Prune ``network``, whose parameters are drawn already, by ``ratio`` at random."""
+    found = prepare(case, network)
+    return found if isinstance(found, Outcome) else pruned(found, ratio, seed, heads)
+
+
+def prepare(case: Case, network: nn.Module) -> Prepared | Outcome:
+    """The outcome is that it is refused."""
+    given, model = case.inputs(8), private_copy(network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pruned(case, network, ratio, seed)
+        try:
+            signature, arrays = signature_of(model, given if len(given) > 1 else given[0], 1)
+            units = find_units(trace(model, signature, arrays))
+        except (BuildFailed, UsageError) as error:
+            return Outcome("refused", why=error.line)
+    return Prepared(case, model, units, find_groups(units), arrays)
 
 
-def pruned(case: Case, network: nn.Module, ratio: float, seed: int) -> Outcome:
-    given = case.inputs(8)
-    model = private_copy(network)
-    try:
-        signature, arrays = signature_of(model, given if len(given) > 1 else given[0], 1)
-        traced = trace(model, signature, arrays)
-    except (BuildFailed, UsageError) as error:
-        return Outcome("refused", why=error.line)
-    units = find_units(traced)
-    groups = find_groups(units)
-    selection, bundles, reached = Selection(units, groups, Removal(units.classes)), [], True
-    for group in groups.of:
+def with_values(found: Prepared, network: nn.Module) -> Prepared | None:
+    """The same with the parameters of ``network``; None where these are not all that differs."""
+    statistics = {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for name, _ in module.named_buffers(recurse=False)
+    }
+    mine, theirs = found.network.state_dict(), network.state_dict()
+    drawn = statistics | dict(network.named_parameters(remove_duplicate=False)).keys()
+    constant = {*dict(network.named_buffers(remove_duplicate=False))} - statistics
+    old, new = (dict(net.named_buffers(remove_duplicate=False)) for net in (found.network, network))
+    if mine.keys() != theirs.keys() or not all(torch.equal(old[name], new[name]) for name in constant):
+        return None
+    for name in drawn:
+        mine[name].copy_(theirs[name])
+    return found
+
+
+def pruned(found: Prepared, ratio: float, seed: int, heads: Heads = "dims") -> Outcome:
+    """heads: what goes of attention. The verdict is "nothing" too where there are no groups of this kind."""
+    groups = found.groups.offered(heads)
+    if heads == "whole" and not any(group.heads for group in groups):
+        return Outcome("nothing", why="no heads")
+    made, bundles = cut_at_random(found, groups, ratio, seed)
+    error = difference(found.network, made, found.case)
+    verdict = "WRONG" if not error <= TOLERANCE else "exact" if made.removed else "nothing"
+    reached = all(near(group, made, bundles, ratio) for group in groups)
+    total = sum(len(group.units) for group in groups)
+    share = sum(len(made.removed.intersection(group.units)) for group in groups) / max(total, 1)
+    why = next(iter({**made.dropped, **found.groups.stays}.values()), "")
+    return Outcome(verdict, made.form, error, share, reached, len(found.groups.stays), len(made.dropped), why)
+
+
+def cut_at_random(
+    found: Prepared, groups: Sequence[Group], ratio: float, seed: int
+) -> tuple[Cut, list[set[int]]]:
+    """Every group loses bundles of units until it comes nearest to the ratio."""
+    selection = Selection(found.units, found.groups, Removal(found.units.classes))
+    bundles: list[set[int]] = []
+    for group in groups:
         wanted = round(ratio * len(group.units))
-        ranked = selection.ranked(group, at_random(group, seed))
-        for bundle in ranked.bundles:
+        for bundle in selection.ranked(group, at_random(group, seed)).bundles:
             gone = len(selection.gone.intersection(group.units))
             if gone + len(bundle.intersection(group.units)) / 2 > wanted:
                 break
             bundles += selection.take([bundle])
-    made = cut(model, units, bundles, arrays)
-    for group in groups.of:
-        largest = max((len(b.intersection(group.units)) for b in bundles), default=1)
-        off = abs(len(made.removed.intersection(group.units)) - ratio * len(group.units))
-        reached &= off <= max(0.05 * len(group.units), largest)
-    total = sum(len(group.units) for group in groups.of)
-    share = sum(len(made.removed.intersection(group.units)) for group in groups.of) / max(total, 1)
-    error = difference(network, made, case)
-    verdict = "WRONG" if error > TOLERANCE else "exact" if made.removed else "nothing"
-    why = next(iter({**made.dropped, **groups.stays}.values()), "")
-    return Outcome(verdict, made.form, error, share, reached, len(groups.stays), len(made.dropped), why)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cut(found.network, found.units, bundles, found.arrays), bundles
+
+
+def near(group: Group, made: Cut, bundles: Sequence[set[int]], ratio: float) -> bool:
+    """Whether as many units went as asked, to 5 points or one set that can only go together."""
+    largest = max((len(bundle.intersection(group.units)) for bundle in bundles), default=1)
+    off = abs(len(made.removed.intersection(group.units)) - ratio * len(group.units))
+    return off <= max(0.05 * len(group.units), largest)
 
 
 @torch.no_grad()

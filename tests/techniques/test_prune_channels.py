@@ -291,3 +291,51 @@ def test_a_latency_that_there_is_already_is_no_work(model, data):
 def test_a_latency_goal_without_a_runtime_is_refused(model, data):
     with pytest.raises(UsageError, match="no runtime to time on"):
         prune(model, data, "latency=0.5")
+
+
+class Attention(nn.Module):
+    """Two tokens' worth of nothing but attention: 4 heads of 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 24)
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head(x.mean(1))
+
+
+@pytest.fixture(scope="module")
+def attentive():
+    torch.manual_seed(0)
+    tokens = torch.randn(64, 6, 8)
+    return Attention().eval(), tokens.numpy()
+
+
+@pytest.mark.parametrize("way", ["", "importance=ln", "importance=taylor", "importance=random"])
+def test_whole_heads_go(attentive, way):
+    found = prune(*attentive, f"heads=whole,{way}".strip(","))
+    assert found.facts["kept"]["attention.in_proj_weight[0] heads"] == "2 of 4"
+    assert found.facts["cut_error"] < 1e-5
+    kept = found.facts["positions"]["attention.out_proj.weight"]["1"]
+    assert len(kept) == 12
+    assert {kept[i] // 6 for i in range(0, 12, 6)} == {position // 6 for position in kept}
+
+
+def test_heads_and_their_widths_are_offered_side_by_side_to_a_goal(attentive):
+    found = prune(*attentive, "heads=both,macs=0.4").facts
+    assert found["macs"][1] <= 0.4 * found["macs"][0]
+    with pytest.raises(UsageError, match="twice"):
+        prune(*attentive, "heads=both")
+
+
+def test_the_least_important_head_is_the_one_that_does_nothing(attentive):
+    model, data = attentive
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        silent.attention.out_proj.weight[:, 12:18] = 0.0
+    found = prune(silent, data, "heads=whole,ratio=0.25").facts
+    assert found["positions"]["attention.out_proj.weight"]["1"] == [*range(12), *range(18, 24)]

@@ -86,8 +86,7 @@ def take_over(graph: GraphModule, consumer: Consumer, found: Statistics, removed
     moments, weight = found.moments[consumer.weight], tensor_at(graph, consumer.weight)
     start = stored_weights(graph, consumer, ones=moments.ones)
     keep = torch.ones(len(moments.H[0]), dtype=torch.bool)
-    for label in removed:
-        keep[columns_of(consumer, graph, label)] = False
+    keep[columns_of(consumer, graph, removed)] = False
     new = solve(moments.H[0], moments.H[0] @ start.T, start.T, keep, RIDGE).T.float()
     weight.data.copy_(new[:, : weight[0].numel()].reshape(weight.shape))
     if consumer.bias is not None:

@@ -91,7 +91,10 @@ def consumer_at(units: Units, node: Node) -> Consumer | None:
     if not isinstance(groups, int) or isinstance(padding, str):
         return None
     axis = 1 if kind == "conv" else -1
-    columns, rows = (classes_along(units, units.of(part), axis) for part in (node.args[0], node))
+    rows = classes_along(units, units.of(node), axis)
+    columns = classes_along(
+        units, *((units.of(weight), 1) if groups == 1 else (units.of(node.args[0]), axis))
+    )
     norm = norm_after(node)
     return Consumer(
         node=node,

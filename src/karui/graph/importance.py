@@ -62,9 +62,15 @@ def portions(consumers: Sequence[Consumer], graph: GraphModule) -> list[list[Con
     return parts
 
 
-def columns_of(consumer: Consumer, graph: GraphModule, label: int) -> Tensor:
-    """Positions, in the unfolded inputs of a layer in one group, that belong to a unit."""
-    return (consumer.columns[0].repeat_interleave(consumer.area(graph)) == label).nonzero().reshape(-1)
+def columns_of(consumer: Consumer, graph: GraphModule, labels: Collection[int]) -> Tensor:
+    """Positions, in the unfolded inputs of a layer in one group, that belong to these units."""
+    each = consumer.columns[0].repeat_interleave(consumer.area(graph))
+    return torch.isin(each, torch.tensor(sorted(labels))).nonzero().reshape(-1)
+
+
+def by_unit(group: Group, table: Mapping[int, float]) -> dict[int, float]:
+    """Scores of the units of a group: that of a head is the sum of those of its channels."""
+    return {unit: sum(table.get(part, 0.0) for part in group.parts(unit)) for unit in group.units}
 
 
 def obs_order(graph: GraphModule, group: Group, found: Statistics, limit: int) -> list[int]:
@@ -75,16 +81,18 @@ def obs_order(graph: GraphModule, group: Group, found: Statistics, limit: int) -
     """
     readers = readers_of(group, found.consumers)
     states = [(one, eliminate_from(one, graph, found)) for one in readers if one.groups == 1]
-    extra = [wanda(one, graph, found) for one in readers if one.groups > 1]
+    extra = [by_unit(group, wanda(one, graph, found)) for one in readers if one.groups > 1]
     columns = {
-        (unit, i): columns_of(one, graph, unit) for unit in group.units for i, (one, _) in enumerate(states)
+        (unit, i): columns_of(one, graph, group.parts(unit))
+        for unit in group.units
+        for i, (one, _) in enumerate(states)
     }
 
     def cost(unit: int) -> float:
         spent = sum(
             state.cost(columns[unit, i]) for i, (_, state) in enumerate(states) if len(columns[unit, i])
         )
-        return spent + sum(table.get(unit, 0.0) for table in extra)
+        return spent + sum(table[unit] for table in extra)
 
     left = list(group.units)
     order: list[int] = []
@@ -139,7 +147,7 @@ def wanda(consumer: Consumer, graph: GraphModule, found: Statistics) -> dict[int
 
 
 def readers_of(group: Group, consumers: Iterable[Consumer]) -> list[Consumer]:
-    members = torch.tensor(group.units)
+    members = torch.tensor(sorted(group.members))
     return [one for one in consumers if bool(torch.isin(one.columns, members).any())]
 
 
@@ -148,19 +156,19 @@ def norms(units: Units, graph: GraphModule, group: Group, p: float, dim: int) ->
 
     dim: 0 for weights that give the units out, 1 for those that read them.
     """
-    scores = dict.fromkeys(group.units, 0.0)
+    scores: dict[int, float] = {}
     for path, axis in group.axes:
         tensor = tensor_at(graph, path)
         if not tensor.is_floating_point() or tensor.ndim < 2 or axis != dim:
             continue
         for label, value in slices(units, path, axis, lambda rows: rows.norm(p, dim=1), tensor).items():
             scores[label] = scores.get(label, 0.0) + value
-    return scores
+    return by_unit(group, scores)
 
 
 def norm_scales(units: Units, graph: GraphModule, group: Group) -> dict[int, float]:
     """|gamma| of the norms along the units (Liu et al. 2017, network slimming, arXiv:1708.06519)."""
-    scores = dict.fromkeys(group.units, 0.0)
+    scores: dict[int, float] = {}
     gammas = {
         str(node.args[1].target)
         for node in graph.graph.nodes
@@ -171,7 +179,7 @@ def norm_scales(units: Units, graph: GraphModule, group: Group) -> dict[int, flo
             tensor = tensor_at(graph, path)
             for label, value in slices(units, path, axis, lambda rows: rows.abs().sum(1), tensor).items():
                 scores[label] = scores.get(label, 0.0) + value
-    return scores
+    return by_unit(group, scores)
 
 
 def taylor(
@@ -234,7 +242,7 @@ def energies(
     units: Units, graph: GraphModule, group: Group, data: Sequence[tuple[Tensor, ...]]
 ) -> dict[int, float]:
     """For units that two activations share (the width of attention's queries and keys): E[q^2] E[k^2]."""
-    members = set(group.units)
+    members = group.members
     pairs = []
     for node in graph.graph.nodes:
         if packet(node) is aten.scaled_dot_product_attention:
@@ -243,7 +251,7 @@ def energies(
             isinstance(units.of(a), Labels) for a in node.args[:2]
         ):
             pairs.append((node.args[0], -1, node.args[1], -2))
-    scores = dict.fromkeys(group.units, 0.0)
+    scores = dict.fromkeys(members, 0.0)
     for one, axis, other, other_axis in pairs:
         sides = [
             squares(units, graph, part, along, data, members)
@@ -251,7 +259,7 @@ def energies(
         ]
         for label in members & sides[0].keys() & sides[1].keys():
             scores[label] += sides[0][label] * sides[1][label]
-    return scores
+    return by_unit(group, scores)
 
 
 def squares(
@@ -260,11 +268,11 @@ def squares(
     node: Node,
     axis: int,
     data: Sequence[tuple[Tensor, ...]],
-    members: set[int],
+    members: Collection[int],
 ) -> dict[int, float]:
     labels = units.of(node)
     planes = labels.along(axis)
-    if not planes or not members & set(units.classes.find(planes[0]).reshape(-1).tolist()):
+    if not planes or set(units.classes.find(planes[0]).reshape(-1).tolist()).isdisjoint(members):
         return {}
     value = values_at(graph, data[0], {node.name})[node.name].square()
     roots = units.classes.find(planes[0])

@@ -57,11 +57,12 @@ class Selection:
         """How many units each group has lost, by its number."""
         return Counter(self.number_of[label] for label in gone if label in self.number_of)
 
-    def empties(self, lost: Counter[int], leaves: Collection[int], least: int = 1) -> bool:
+    def empties(self, lost: Counter[int], leaves: Collection[int], multiple_of: int = 1) -> bool:
         """Whether too little would be left of a group."""
         for number, more in self.per_group(leaves).items():
             size = len(self.groups.of[number].units)
-            if size - lost[number] - more < max(1, min(least, size), round(LEAST_SHARE * size)):
+            least = 1 if self.groups.of[number].heads else min(multiple_of, size)
+            if size - lost[number] - more < max(least, round(LEAST_SHARE * size)):
                 return True
         return False
 
@@ -84,9 +85,10 @@ class Selection:
 
 
 def allowed_counts(ranked: Ranked, multiple_of: int) -> list[int]:
-    """Numbers of bundles after which the group's width is a multiple."""
-    width, counts = len(ranked.group.units), [0]
-    left = width
+    """Numbers of bundles after which the group's width is a multiple; any number of heads will do."""
+    if ranked.group.heads:
+        return list(range(len(ranked.bundles) + 1))
+    left, counts = len(ranked.group.units), [0]
     for number, bundle in enumerate(ranked.bundles, 1):
         left -= len(bundle.intersection(ranked.group.units))
         if left % multiple_of == 0:

@@ -25,13 +25,21 @@ from karui.graph.consumers import batches
 from karui.graph.cut import Cut, cut
 from karui.graph.cut.removal import Removal
 from karui.graph.cut.shapes import Gone, gone_of
-from karui.graph.importance import Statistics, collect, norm_scales, norms, obs_scores, taylor
+from karui.graph.importance import (
+    Statistics,
+    by_unit,
+    collect,
+    norm_scales,
+    norms,
+    obs_scores,
+    taylor,
+)
 from karui.graph.latency import Search, levels, structure, widths
 from karui.graph.renorm import reestimate
 from karui.graph.select import Ranked, Selection, allowed_counts, at_random, named_units, nearest
 from karui.graph.trace import Trace, trace, twin_of
 from karui.graph.units import Units, find_units
-from karui.graph.units.groups import Group, find_groups
+from karui.graph.units.groups import Group, Heads, find_groups
 from karui.measurement import Ratio
 from karui.techniques import Applied, Given, Technique
 
@@ -53,6 +61,8 @@ class PruneChannels(Technique):
     importance: obs (what the readers of a unit lose, after the others have taken over), ln (p-norm of a
         unit's weights, with ``norm`` p from 1 to inf, and ``dim`` 0 for weights that give it out or 1 for
         those that read it), taylor, norm_scale or random (``seed``).
+    heads: of attention, ``dims`` narrows every head, ``whole`` takes heads out, ``both`` (with a goal over
+        all layers) whatever costs least.
     protect, remove: layers whose outputs stay, or go: ``["head","conv1:0,3"]``; remove alone is done exactly.
     multiple_of: widths are multiples of it. steps: the goal is reached in so many steps.
     compensate: refit the readers. samples: calibration samples used at most.
@@ -67,6 +77,7 @@ class PruneChannels(Technique):
     importance: Literal["obs", "ln", "taylor", "norm_scale", "random"] = "obs"
     norm: float | Literal["inf"] = 2.0
     dim: Literal[0, 1] = 0
+    heads: Heads = "dims"
     protect: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     multiple_of: int = 1
@@ -91,6 +102,11 @@ class PruneChannels(Technique):
             most = float("inf") if name == "latency_s" else 1
             if not 0 < goals[name] < most:
                 raise UsageError(f"prune_channels:{name} must lie between 0 and {most}, got {goals[name]}")
+        if self.heads == "both" and self.by_layer:
+            raise UsageError(
+                "prune_channels:heads=both with a share of each layer would take it twice",
+                fix="give macs=..., parameters=... or scope=global, or choose dims or whole",
+            )
         p = float(self.norm)
         if not p >= 1:
             raise UsageError(f"prune_channels:norm must be at least 1, got {self.norm}", fix="1, 2 or inf")
@@ -102,6 +118,11 @@ class PruneChannels(Technique):
             if value < 1:
                 raise UsageError(f"prune_channels:{name} must be at least 1, got {value}")
 
+    @property
+    def by_layer(self) -> bool:
+        """Whether every layer gives the same share, whatever it costs."""
+        return all(getattr(self, name) is None for name in GOALS[1:]) and self.scope == "layer"
+
 
 class Pruning:
     """One application: the traced model, its units, and the data."""
@@ -111,6 +132,7 @@ class Pruning:
         self.trace: Trace = trace(model, given.signature, given.inputs)
         self.units: Units = find_units(self.trace)
         self.groups = find_groups(self.units)
+        self.offered = self.groups.offered(options.heads)
         self.original: GraphModule = twin_of(self.trace.graph)
         protected = named_units(self.units, options.protect, "protect")
         self.selection = Selection(self.units, self.groups, Removal(self.units.classes, protected))
@@ -170,7 +192,7 @@ class Pruning:
         return taken
 
     def statistics(self) -> Statistics | None:
-        if self.options.importance != "obs" and self.by_layer:
+        if self.options.importance != "obs" and self.options.by_layer:
             return None
         if not self.data:
             raise UsageError(
@@ -184,12 +206,6 @@ class Pruning:
         return 0.5 if self.options.ratio is None else self.options.ratio
 
     @property
-    def by_layer(self) -> bool:
-        options = self.options
-        given = [name for name in GOALS[1:] if getattr(options, name) is not None]
-        return not given and options.scope == "layer"
-
-    @property
     def timed(self) -> bool:
         return self.options.latency is not None or self.options.latency_s is not None
 
@@ -198,7 +214,7 @@ class Pruning:
         tables = self.gradients()
         found: list[Ranked] = []
         covered: set[int] = set()
-        for group in self.groups.of:
+        for group in self.offered:
             if covered.intersection(group.units):
                 continue
             scores = self.scores(group, statistics, tables)
@@ -211,7 +227,7 @@ class Pruning:
     def gradients(self) -> Mapping[int, float]:
         if self.options.importance != "taylor":
             return {}
-        return taylor(self.units, self.trace.graph, self.groups.of, self.data)
+        return taylor(self.units, self.trace.graph, self.offered, self.data)
 
     def scores(
         self, group: Group, found: Statistics | None, tables: Mapping[int, float]
@@ -220,7 +236,7 @@ class Pruning:
         if kind == "random":
             return at_random(group, self.options.seed)
         if kind == "taylor":
-            return {unit: tables.get(unit, 0.0) for unit in group.units}
+            return by_unit(group, tables)
         if kind == "norm_scale":
             return norm_scales(self.units, graph, group)
         if kind == "ln" or found is None:
@@ -229,13 +245,13 @@ class Pruning:
 
     def limit(self, group: Group) -> int:
         """How many units may go at most."""
-        return round(self.ratio * len(group.units)) + 1 if self.by_layer else len(group.units)
+        return round(self.ratio * len(group.units)) + 1 if self.options.by_layer else len(group.units)
 
     def counts(self, ranked: Sequence[Ranked], found: Statistics | None, part: float) -> Mapping[str, int]:
         """How many bundles each group loses in this step."""
         options = self.options
         allowed = {one.group.name: allowed_counts(one, options.multiple_of) for one in ranked}
-        if self.by_layer:
+        if self.options.by_layer:
             return {
                 one.group.name: nearest(allowed[one.group.name], self.share(one, self.ratio * part))
                 for one in ranked
@@ -309,7 +325,7 @@ class Pruning:
     def cost(self, removed: set[int]) -> float:
         """What the goal limits: multiplications, stored numbers, or units."""
         if self.options.ratio is not None and self.options.scope == "global":
-            return float(sum(unit not in removed for group in self.groups.of for unit in group.units))
+            return float(len(frozenset().union(*(group.members for group in self.offered)) - removed))
         gone = gone_of(self.units.roots, removed)
         if self.options.parameters is not None:
             return counting.parameters(self.units, gone)
@@ -325,13 +341,13 @@ class Pruning:
     def facts(self, done: Cut, refitted: Sequence[str]) -> dict[str, Any]:
         roots = self.units.roots
         before, after = gone_of(roots, ()), gone_of(roots, done.removed)
-        left = {one.name: len(set(one.units) - done.removed) for one in self.groups.of}
+        left = {one.name: len(set(one.units) - done.removed) for one in self.offered}
         return {
             "form": done.form,
             "cut_error": done.error,
             "macs": [counting.total(self.products, before), counting.total(self.products, after)],
             "parameters": [counting.parameters(self.units, before), counting.parameters(self.units, after)],
-            "kept": {one.name: f"{left[one.name]} of {len(one.units)}" for one in self.groups.of},
+            "kept": {one.name: f"{left[one.name]} of {len(one.units)}" for one in self.offered},
             "positions": dict(done.positions),
             "refitted": list(refitted),
             "sensitivity": self.sensitivity,

@@ -187,6 +187,17 @@ def indexed(place: Sized) -> Edit | None:
     return picked(place, axes[0], positions)
 
 
+def interleaved(place: Sized) -> Edit | None:
+    axis = place.arg(2, "dim")
+    if axis is None:
+        return None
+    before, after = (found.sizes[axis % len(found.shape)] for found in (place.source, place.result))
+    if after % before:
+        raise Unsupported("what is repeated would keep different positions in each copy")
+    old = place.arg(1, "repeats")
+    return Edit({1: after // before}) if isinstance(old, int) and old * before != after else None
+
+
 def rolled(place: Sized) -> Edit | None:
     shifts, axes = place.arg(1, "shifts"), place.arg(2, "dims", [])
     ndim = len(place.source.shape)
@@ -281,6 +292,7 @@ RULES: dict[Any, Callable[[Sized], Edit | None]] = {
     aten.unflatten: unflattened, aten.slice: sliced, aten.narrow: narrowed, aten.select: selected,
     aten.roll: rolled, aten.constant_pad_nd: padded, aten.group_norm: group_normed,
     aten.layer_norm: layer_normed, aten.rms_norm: rms_normed, aten.scaled_dot_product_attention: attended,
+    aten.repeat_interleave: interleaved,
 }  # fmt: skip
 FAMILIES: tuple[tuple[Any, Callable[[Sized], Edit | None]], ...] = (
     (VIEWS, viewed), (EXPANDS - {aten.expand_as}, viewed), (FILLED, made), (SPLITS, split),

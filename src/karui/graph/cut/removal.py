@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from karui.graph.units.classes import FIXED, Classes
+from karui.graph.units.classes import FIXED, Bonds, Classes, bonds
 
 ROUNDS = 100  # of adding what is missing; sets that need more are given up
 
@@ -22,9 +22,8 @@ class Removal:
     classes: Classes
     kept: set[int] = field(default_factory=set)
     tables: list[list[list[int]]] = field(init=False)
-    whole: dict[int, list[frozenset[int]]] = field(init=False)
+    bonds: Bonds = field(init=False)
     rows_of: dict[int, dict[int, list[int]]] = field(init=False)
-    wholes_of: dict[int, set[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         find, seen = self.classes.find, {}
@@ -33,18 +32,12 @@ class Removal:
             if len(rows) > 1:
                 seen[tuple(map(tuple, rows))] = rows
         self.tables = list(seen.values())
-        self.whole = {
-            self.classes.root(label): [frozenset(find(torch.tensor(row)).tolist()) for row in rows]
-            for label, rows in self.classes.whole.items()
-        }
-        self.rows_of, self.wholes_of = {}, {}  # where a class stands: by table, and in which whole ones
+        self.bonds = bonds(self.classes)
+        self.rows_of = {}  # where a class stands, by table
         for number, rows in enumerate(self.tables):
             for place, row in enumerate(rows):
                 for label in row:
                     self.rows_of.setdefault(label, {}).setdefault(number, []).append(place)
-        for label, members in self.whole.items():
-            for member in {label}.union(*members):
-                self.wholes_of.setdefault(member, set()).add(label)
 
     def may_go(self, label: int) -> bool:
         return label != FIXED and label not in self.kept and label not in self.classes.frozen
@@ -60,19 +53,10 @@ class Removal:
             if added is None or not all(map(self.may_go, added)):
                 return None
             leaves |= added
-            added = self.whole_ones(gone, leaves) or self.missing(Away(self, gone, leaves), cost)
+            added = self.bonds.missing(gone, leaves) or self.missing(Away(self, gone, leaves), cost)
             if added is not None and not added:
                 return leaves
         return None
-
-    def whole_ones(self, gone: set[int], leaves: set[int]) -> set[int]:
-        """A head goes with all of its channels, and takes all that belong to it along."""
-        added: set[int] = set()
-        for label in sorted(set().union(*(self.wholes_of.get(one, ()) for one in leaves))):
-            rows = self.whole[label]
-            if label in leaves or any(all(one in gone or one in leaves for one in row) for row in rows):
-                added |= {label}.union(*rows) - gone - leaves
-        return added
 
     def missing(self, away: Away, cost: Mapping[int, float]) -> set[int] | None:
         """Classes that bring the rows of one table to the same length."""

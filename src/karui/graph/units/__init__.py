@@ -74,6 +74,7 @@ class Finder:
     def run(self) -> Units:
         for node, args, kwargs, value in Walk(self.trace.graph).steps(*self.trace.example):
             self.visit(node, args, kwargs, value)
+        self.classes.settle()
         return Units(self.trace, self.classes, self.ports, self.weights, self.indices, self.classes.roots())
 
     def visit(self, node: Node, args: Sequence[Any], kwargs: Mapping[str, Any], value: Any) -> None:

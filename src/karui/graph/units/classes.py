@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,8 @@ class Classes:
 
     frozen: class -> why it stays. whole: a class that stands for whole rows of others (a head for its
     channels): it goes exactly when all of one of its rows go, and then all rows do.
+    crossed: a class that lies in a row and in a column (a query channel where all heads share one key): it
+    goes exactly when either of the two goes; (row, column) each.
     ragged: (rows, columns) of labels where every row must lose as many, or go as a whole.
     """
 
@@ -24,6 +26,8 @@ class Classes:
     frozen: dict[int, str] = field(default_factory=dict)
     whole: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
     rows_of: dict[tuple[int, ...], int] = field(default_factory=dict)
+    crossed: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    cells: dict[tuple[int, int], int] = field(default_factory=dict)
     ragged: list[Tensor] = field(default_factory=list)
 
     def new(self, count: int) -> Tensor:
@@ -69,6 +73,8 @@ class Classes:
             self.frozen.setdefault(keep, self.frozen.pop(gone))
         if gone in self.whole:
             self.whole.setdefault(keep, []).extend(self.whole.pop(gone))
+        if gone in self.crossed:
+            self.crossed.setdefault(keep, []).extend(self.crossed.pop(gone))
 
     def freeze(self, labels: Tensor, why: str) -> None:
         for label in torch.unique(labels).tolist():
@@ -94,7 +100,89 @@ class Classes:
                 self.frozen[label] = "a part of it is fixed"
         return self.rows_of[members]
 
+    def cross(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Labels of what goes with its row or its column, element by element."""
+        rows, columns = torch.broadcast_tensors(self.find(rows), self.find(columns))  # type: ignore[no-untyped-call]
+        pairs, back = torch.unique(
+            torch.stack([rows.reshape(-1), columns.reshape(-1)]), dim=1, return_inverse=True
+        )
+        cells = torch.tensor([self.cell(row, column) for row, column in pairs.T.tolist()])
+        return cells[back].reshape(rows.shape)
+
+    def cell(self, row: int, column: int) -> int:
+        if FIXED in (row, column) or row == column:
+            return max(row, column)
+        if (row, column) not in self.cells:
+            label = int(self.new(1)[0])
+            self.cells[row, column] = label
+            self.crossed[label] = [(row, column)]
+        return self.cells[row, column]
+
+    def settle(self) -> None:
+        """What can go with neither its row nor its column stays."""
+        for label, pairs in self.crossed.items():
+            for row, column in pairs:
+                if self.root(row) in self.frozen and self.root(column) in self.frozen:
+                    self.freeze_one(label, self.frozen[self.root(column)])
+
     def equal_rows(self, rows: Tensor) -> None:
         """Demand that each row of (n, m) labels loses as many, or goes as a whole."""
         if rows.shape[0] > 1 and rows.shape[1] > 1:
             self.ragged.append(rows)
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """``whole`` and ``crossed`` with every label replaced by its class: what goes with what.
+
+    naming: class -> the keys of ``whole`` and ``crossed`` whose rules name it.
+    """
+
+    whole: Mapping[int, Sequence[frozenset[int]]]
+    crossed: Mapping[int, Sequence[tuple[int, int]]]
+    naming: Mapping[int, set[int]]
+
+    def missing(self, gone: Set[int], leaves: Set[int]) -> set[int]:
+        """Classes that go with those that leave after others that are gone, which need nothing more.
+
+        A head goes with all of its channels, and takes all that belong to it along. Where rows and columns
+        cross, what has neither then takes its column.
+        """
+        added: set[int] = set()
+        for label in {label for one in leaves for label in self.naming.get(one, ())}:
+            rows = self.whole.get(label, ())
+            if label in leaves or any(all(one in gone or one in leaves for one in row) for row in rows):
+                added |= {label}.union(*rows) if rows else set()
+            if any(row in leaves or column in leaves for row, column in self.crossed.get(label, ())):
+                added.add(label)
+        return added - leaves - gone or {
+            column
+            for label in leaves & self.crossed.keys()
+            for row, column in self.crossed[label]
+            if {row, column}.isdisjoint(leaves) and {row, column}.isdisjoint(gone)
+        }
+
+    def all_with(self, label: int) -> frozenset[int]:
+        """A class and everything that goes with it."""
+        leaves = {label}
+        while added := self.missing(frozenset(), leaves):
+            leaves |= added
+        return frozenset(leaves)
+
+
+def bonds(classes: Classes) -> Bonds:
+    root, find = classes.root, classes.find
+    whole = {
+        root(label): [frozenset(find(torch.tensor(row)).tolist()) for row in rows]
+        for label, rows in classes.whole.items()
+    }
+    crossed = {
+        root(label): [(root(row), root(column)) for row, column in pairs]
+        for label, pairs in classes.crossed.items()
+    }
+    naming: dict[int, set[int]] = {}
+    for rules in (whole, crossed):
+        for label, parts in rules.items():
+            for one in {label, *(member for part in parts for member in part)}:
+                naming.setdefault(one, set()).add(label)
+    return Bonds(whole, crossed, naming)

@@ -2,19 +2,21 @@
 
 Axes are letters, as in einsum. A unit on a summed axis ties the two operands and ends there; on a free
 axis it rides on; on a batch axis, which both have (a head, a group of a convolution), whole rows of units
-go together.
+go together. Where an element has several reasons to go, its label is that of either (``Classes.cross``).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from karui.graph.units.classes import Classes
-from karui.graph.units.labels import Labels, Plane, compacted, flat_rows, varying
-from karui.graph.units.merge import across, broadcast, common
+from karui.graph.units.labels import Labels, Plane, compacted, flat_rows, on_axis, varying
+from karui.graph.units.merge import across, broadcast
 
 
 @dataclass(frozen=True)
@@ -31,38 +33,64 @@ class Operand:
         return self.letters.index(letter)
 
 
+@dataclass(frozen=True)
+class Side:
+    """One operand with simple planes.
+
+    rows: beside each plane, the batch axis it varies along and the labels that say whether its rows there are
+    still present; None where it varies along none.
+    """
+
+    operand: Operand
+    planes: Sequence[Plane]
+    rows: Sequence[tuple[str, Tensor] | None]
+
+    def along(self, letter: str, *, bare: bool) -> list[Tensor]:
+        """Presence of the positions of a batch axis: by planes that vary along it alone, or by tables."""
+        return [
+            rows[1]
+            for plane, rows in zip(self.planes, self.rows)
+            if rows is not None and rows[0] == letter and (len(varying(plane)) == 1) == bare
+        ]
+
+    def sized(self, letter: str) -> int:
+        return self.operand.labels.shape[self.operand.axis(letter)]
+
+
 def contract(
     classes: Classes, one: Operand, other: Operand, out: str, shape: Sequence[int], why: str
 ) -> Labels:
     """The labels of the product; ``out`` names its axes, ``shape`` is its shape."""
     batch = [letter for letter in one.letters if letter in other.letters and letter in out]
     summed = [letter for letter in one.letters if letter in other.letters and letter not in out]
-    parts = [single_axis_rows(classes, operand, batch, summed, why) for operand in (one, other)]
-    passing = [ride(operand, planes, summed, out) for operand, planes in zip((one, other), parts)]
-    presence = [
-        rows_present(classes, operand, planes, batch, why) for operand, planes in zip((one, other), parts)
-    ]
-    tie(classes, (one, other), parts, batch, summed, why)
-    present = tie_batch(classes, (one, other), presence, batch, why)
-    planes = without_bare(
-        [plane for rides in passing for plane in rides], {out.index(letter) for letter in batch}
-    )
-    covered = {axis for plane in planes for axis in varying(plane)}
+    left, right = (side_of(classes, operand, batch, summed, why) for operand in (one, other))
+    for letter in summed:
+        tie(classes, (left, right), letter, (batch, summed), why)
+    present = {letter: position(classes, (left, right), letter, why) for letter in batch}
+    planes: list[Plane] = []
+    for side in (left, right):
+        for plane, rows in zip(side.planes, side.rows):
+            names = side.operand.named(plane)
+            if set(names) & set(summed) or names in batch:
+                continue
+            planes.append(ride(side.operand, plane, out))
+            if rows is not None and same(classes, rows[1], present[rows[0]]):
+                present[rows[0]] = None  # the table's own rows say it
     for letter, labels in present.items():
-        axis = out.index(letter)
-        if axis not in covered:
-            planes.append(labels.reshape([len(labels) if i == axis else 1 for i in range(len(out))]))
+        if labels is not None:
+            planes.append(on_axis(labels, out.index(letter), len(out)))
     return Labels(tuple(shape), tuple(planes))
 
 
-def without_bare(planes: Sequence[Plane], batch: set[int]) -> list[Plane]:
-    """Labels along a batch axis alone add nothing to those of its rows; one of several is enough."""
-    kept = [plane for plane in planes if not set(varying(plane)) <= batch]
-    for plane in planes:
-        axes = set(varying(plane))
-        if axes <= batch and not any(axes <= set(varying(other)) for other in kept):
-            kept.append(plane)
-    return kept
+def same(classes: Classes, one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and torch.equal(classes.find(one), classes.find(other))
+
+
+def side_of(
+    classes: Classes, operand: Operand, batch: Sequence[str], summed: Sequence[str], why: str
+) -> Side:
+    planes = single_axis_rows(classes, operand, batch, summed, why)
+    return Side(operand, planes, [rows_present(classes, operand, plane, batch, why) for plane in planes])
 
 
 def single_axis_rows(
@@ -84,67 +112,72 @@ def single_axis_rows(
     return planes
 
 
-def ride(operand: Operand, planes: Sequence[Plane], summed: Sequence[str], out: str) -> list[Plane]:
-    """Planes that do not touch a summed axis, over the axes of the result."""
-    kept = [plane for plane in planes if not set(operand.named(plane)) & set(summed)]
-    rides = []
-    for plane in kept:
-        flat = plane
-        for letter in reversed(operand.letters):
-            if letter not in out:
-                flat = flat.select(operand.axis(letter), 0)
-        letters = [letter for letter in operand.letters if letter in out]
-        order = sorted(range(len(letters)), key=lambda i: out.index(letters[i]))
-        sizes = [flat.shape[letters.index(letter)] if letter in letters else 1 for letter in out]
-        rides.append(flat.permute(order).reshape(sizes))
-    return rides
+def ride(operand: Operand, plane: Plane, out: str) -> Plane:
+    """A plane that does not touch a summed axis, over the axes of the result."""
+    for letter in reversed(operand.letters):
+        if letter not in out:
+            plane = plane.select(operand.axis(letter), 0)
+    letters = [letter for letter in operand.letters if letter in out]
+    order = sorted(range(len(letters)), key=lambda i: out.index(letters[i]))
+    sizes = [plane.shape[letters.index(letter)] if letter in letters else 1 for letter in out]
+    return plane.permute(order).reshape(sizes)
 
 
 def rows_present(
-    classes: Classes, operand: Operand, planes: Sequence[Plane], batch: Sequence[str], why: str
-) -> dict[str, list[Tensor]]:
-    """For each batch axis: the labels that say whether its positions are still there."""
-    found: dict[str, list[Tensor]] = {}
-    for plane in planes:
-        letters = [letter for letter in operand.named(plane) if letter in batch]
-        if len(letters) > 1:
-            classes.freeze(plane, why)
-        elif letters:
-            found.setdefault(letters[0], []).append(
-                classes.stands_for(flat_rows(plane, [operand.axis(letters[0])]))
-            )
-    return found
+    classes: Classes, operand: Operand, plane: Plane, batch: Sequence[str], why: str
+) -> tuple[str, Tensor] | None:
+    """The batch axis of a plane, and the labels that say whether its positions are still there."""
+    letters = [letter for letter in operand.named(plane) if letter in batch]
+    if len(letters) > 1:
+        classes.freeze(plane, why)
+    if len(letters) != 1:
+        return None
+    return letters[0], classes.stands_for(flat_rows(plane, [operand.axis(letters[0])]))
 
 
 def tie(
     classes: Classes,
-    operands: Sequence[Operand],
-    parts: Sequence[Sequence[Plane]],
-    batch: Sequence[str],
-    summed: Sequence[str],
+    sides: tuple[Side, Side],
+    letter: str,
+    letters: tuple[Sequence[str], Sequence[str]],
     why: str,
 ) -> None:
-    """Unify the two operands' labels along every summed axis."""
-    for letter in summed:
-        sides = []
-        for operand, planes in zip(operands, parts):
-            mine = [plane for plane in planes if letter in operand.named(plane)]
-            crossed = [plane for plane in mine if len(set(operand.named(plane)) & set(summed)) > 1]
-            for plane in crossed:
+    """Unify the two operands' labels along a summed axis; ``letters``: batch and summed axes."""
+    batch, summed = letters
+    found = []
+    for side, other in (sides, sides[::-1]):
+        mine = [plane for plane in side.planes if letter in side.operand.named(plane)]
+        for plane in mine:
+            if len(set(side.operand.named(plane)) & set(summed)) > 1:
                 classes.freeze(plane, why)
-            sides.append((operand, common(classes, mine, why)))
-        (one, mine_one), (other, mine_other) = sides
-        if mine_one is None or mine_other is None:
-            for lone in (mine_one, mine_other):
-                if lone is not None:
-                    classes.freeze(lone, why)
-            continue
         order = [*batch, letter]
-        classes.unify(ordered(one, mine_one, order), ordered(other, mine_other, order), why)
+        planes = [ordered(side.operand, plane, order) for plane in reversed(mine)]
+        found.append(either(classes, [*beside(side, other, order), *planes]) if planes else None)
+    known = [labels for labels in found if labels is not None]
+    if len(known) == 2:
+        classes.unify(known[0], known[1], why)
+    else:
+        for lone in known:
+            classes.freeze(lone, why)
 
 
-def sized(operand: Operand, letter: str) -> int:
-    return operand.labels.shape[operand.axis(letter)]
+def beside(side: Side, other: Side, order: Sequence[str]) -> list[Tensor]:
+    """What else decides whether elements along the last axis of ``order`` are there: their batch positions.
+
+    Those of an operand of size 1 there, which all positions share, are the other operand's.
+    """
+    found = []
+    for axis, letter in enumerate(order[:-1]):
+        own = side.along(letter, bare=True)
+        if side.sized(letter) == 1:
+            own = [*other.along(letter, bare=True), *other.along(letter, bare=False)]
+        found += [on_axis(labels, axis, len(order)) for labels in own]
+    return found
+
+
+def either(classes: Classes, labels: Sequence[Tensor]) -> Tensor:
+    """Labels of elements that go when any of several labels at their place goes."""
+    return functools.reduce(classes.cross, labels)
 
 
 def ordered(operand: Operand, plane: Plane, letters: Sequence[str]) -> Tensor:
@@ -156,27 +189,19 @@ def ordered(operand: Operand, plane: Plane, letters: Sequence[str]) -> Tensor:
     return plane.permute([left.index(letter) for letter in letters if letter in left])
 
 
-def tie_batch(
-    classes: Classes,
-    operands: Sequence[Operand],
-    presence: Sequence[dict[str, list[Tensor]]],
-    batch: Sequence[str],
-    why: str,
-) -> dict[str, Tensor]:
-    """A position of a batch axis goes from both operands or from none."""
-    found: dict[str, Tensor] = {}
-    for letter in batch:
-        sides = [side.get(letter, []) for side in presence]
-        every = [labels for side in sides for labels in side]
-        lone = [sized(operand, letter) > 1 and not side for operand, side in zip(operands, sides)]
-        for labels in every:
-            if any(lone) or any(len(side) > 1 for side in sides):
-                classes.freeze(labels, why)
-            elif letter in found:
-                classes.unify(found[letter], labels, why)
-            else:
-                found[letter] = labels
-    return found
+def position(classes: Classes, sides: tuple[Side, Side], letter: str, why: str) -> Tensor | None:
+    """Labels of the positions of a batch axis: each goes from both operands or from none; None: from none."""
+    tables = [side.along(letter, bare=False) for side in sides]
+    every = [[*side.along(letter, bare=True), *table] for side, table in zip(sides, tables)]
+    lone = any(side.sized(letter) > 1 and not labels for side, labels in zip(sides, every))
+    if lone or any(len(table) > 1 for table in tables):
+        for labels in [labels for found in every for labels in found]:
+            classes.freeze(labels, why)
+        return None
+    found = [either(classes, labels) for labels in every if labels]
+    if len(found) > 1:
+        classes.unify(found[0], found[1], why)
+    return found[0] if found else None
 
 
 def matmul(classes: Classes, one: Labels, other: Labels, shape: Sequence[int], why: str) -> Labels:

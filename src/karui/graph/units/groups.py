@@ -4,24 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from karui.graph.trace import ROOT
 from karui.graph.units import Units
+from karui.graph.units.classes import Bonds, Classes, bonds
 from karui.graph.units.labels import varying
+
+Axis = tuple[str, int]  # of a parameter: path and axis
+Heads = Literal["dims", "whole", "both"]
 
 
 @dataclass(frozen=True)
 class Group:
     """units: classes in the order in which they lie. axes: (path of a parameter, axis) they run along.
 
-    name: the first of these that gives the units out: its path and axis.
+    name: the first of these that gives the units out: its path and axis. heads: whether each unit is a whole
+    row of others, as an attention head is of its channels. joint: unit -> all that goes with it, where that
+    is more than the unit itself.
     """
 
     name: str
     units: tuple[int, ...]
-    axes: tuple[tuple[str, int], ...]
+    axes: tuple[Axis, ...]
+    heads: bool = False
+    joint: Mapping[int, frozenset[int]] = field(default_factory=dict)
+
+    def parts(self, unit: int) -> frozenset[int]:
+        return self.joint.get(unit, frozenset((unit,)))
+
+    @property
+    def members(self) -> frozenset[int]:
+        """All units, with all that goes with them."""
+        return frozenset().union(*map(self.parts, self.units))
 
 
 @dataclass(frozen=True)
@@ -31,10 +48,46 @@ class Groups:
     of: tuple[Group, ...]
     stays: Mapping[str, str] = field(default_factory=dict)
 
+    def offered(self, heads: Heads) -> tuple[Group, ...]:
+        """Groups to choose from: of attention its heads' widths, whole heads instead of these, or both."""
+        if heads == "both":
+            return self.of
+        if heads == "dims":
+            return tuple(group for group in self.of if not group.heads)
+        rows = frozenset().union(*(group.members for group in self.of if group.heads))
+        return tuple(group for group in self.of if group.heads or rows.isdisjoint(group.members))
+
 
 def find_groups(units: Units) -> Groups:
-    """Groups of removable units, in the order in which the model computes them."""
-    touched: dict[int, dict[tuple[str, int], None]] = {}
+    """Groups of removable units, in the order in which the model computes them; heads follow the others."""
+    touched, stays = axes_of(units)
+    known = bonds(units.classes)
+    joint = {label: known.all_with(label) for label in known.naming}
+    heads = heads_of(units.classes, known, joint)
+    single = [label for label in touched if label not in heads and label not in known.crossed]
+    whole = {joint[label]: label for label in reversed(heads)}  # of labels of the same row, one
+    found: dict[tuple[bool, tuple[Axis, ...]], list[int]] = {}
+    for label in [*single, *sorted(whole.values())]:
+        parts = joint.get(label, frozenset((label,)))
+        axes = {axis: None for part in sorted(parts) for axis in touched.get(part, ())}
+        found.setdefault((label in heads, tuple(axes)), []).append(label)
+    groups = [
+        Group(
+            f"{axes[0][0].removeprefix(ROOT)}[{axes[0][1]}]{' heads' * is_heads}",
+            tuple(members),
+            axes,
+            is_heads,
+            {label: joint[label] for label in members if label in joint},
+        )
+        for (is_heads, axes), members in found.items()
+        if axes and len(members) > 1
+    ]
+    return Groups(tuple(groups), stays)
+
+
+def axes_of(units: Units) -> tuple[dict[int, dict[Axis, None]], dict[str, str]]:
+    """The axes of parameters that each class that may go runs along, and why others stay."""
+    touched: dict[int, dict[Axis, None]] = {}
     stays: dict[str, str] = {}
     classes = units.classes
     for path, labels in units.weights.items():
@@ -47,15 +100,16 @@ def find_groups(units: Units) -> Groups:
                     stays.setdefault(f"{path.removeprefix(ROOT)}[{axis}]", classes.frozen[label])
                 else:
                     touched.setdefault(label, {})[(path, axis)] = None
-    found: dict[tuple[tuple[str, int], ...], list[int]] = {}
-    for label, axes in touched.items():
-        found.setdefault(tuple(axes), []).append(label)
-    groups = [
-        Group(f"{axes[0][0].removeprefix(ROOT)}[{axes[0][1]}]", tuple(members), axes)
-        for axes, members in found.items()
-        if len(members) > 1
+    return touched, stays
+
+
+def heads_of(classes: Classes, known: Bonds, joint: Mapping[int, frozenset[int]]) -> list[int]:
+    """Classes that stand for rows of several others, all of which may go."""
+    return [
+        label
+        for label, rows in sorted(known.whole.items())
+        if any(len(row) > 1 for row in rows) and classes.frozen.keys().isdisjoint(joint[label])
     ]
-    return Groups(tuple(groups), stays)
 
 
 def elements(units: Units) -> Mapping[int, int]:

@@ -81,11 +81,17 @@ def axis_norm(
     exact: a smaller norm can be made that gives the same for the units that stay (see cut/edits).
     """
     axes = set(range(len(x.shape) - ndim, len(x.shape)))
-    if not exact:
-        for plane in x.planes:
-            if axes & set(varying(plane)):
-                classes.freeze(plane, why)
-    return merge(classes, [x, *weights], x.shape, why)
+    planes = x.planes if exact else tuple(whole_rows(classes, plane, axes, why) for plane in x.planes)
+    return merge(classes, [Labels(x.shape, planes), *weights], x.shape, why)
+
+
+def whole_rows(classes: Classes, plane: Plane, axes: set[int], why: str) -> Plane:
+    """Along ``axes`` units stay, but rows of them (of one head each) may go."""
+    mine = set(varying(plane)) & axes
+    if mine and mine == set(varying(plane)):
+        classes.freeze(plane, why)
+        return plane
+    return across(classes, plane, sorted(mine), why)
 
 
 def reduce(classes: Classes, x: Labels, value: Any, axes: Sequence[int], why: str, *, sums: bool) -> Any:

@@ -12,7 +12,7 @@ from karui.graph.units.labels import Labels, Plane, flat_rows, varying
 
 def merge(classes: Classes, operands: Sequence[Labels], shape: Sequence[int], why: str) -> Labels:
     """The labels of an element-wise result; ``why`` is the reason told where sizes cannot change together."""
-    aligned = [broadcast(labels, len(shape)) for labels in operands if labels.shape]
+    aligned = [distinct(classes, broadcast(labels, len(shape))) for labels in operands if labels.shape]
     fixed = [labels.fixed() for labels in aligned]
     found: dict[tuple[int, ...], Plane] = {}
     for i, labels in enumerate(aligned):
@@ -32,6 +32,15 @@ def broadcast(labels: Labels, ndim: int) -> Labels:
     missing = ndim - len(labels.shape)
     planes = tuple(plane.reshape([1] * missing + list(plane.shape)) for plane in labels.planes)
     return Labels((*[1] * missing, *labels.shape), planes)
+
+
+def distinct(classes: Classes, labels: Labels) -> Labels:
+    """One plane for each set of axes: an element goes when its label in any plane goes."""
+    found: dict[tuple[int, ...], Plane] = {}
+    for plane in labels.planes:
+        key = varying(plane)
+        found[key] = classes.cross(plane, found[key]) if key in found else plane
+    return Labels(labels.shape, tuple(found.values()))
 
 
 def meets_fixed(classes: Classes, plane: Plane, fixed: set[int], why: str) -> bool:
@@ -66,14 +75,17 @@ def couple(classes: Classes, found: dict[tuple[int, ...], Plane], why: str) -> d
 def bind(classes: Classes, small: Plane, large: Plane, why: str) -> None:
     """``small`` varies along some of the axes of ``large``.
 
-    Along the last axis single elements of each row may go, so one label there is that of all rows; along the
-    others a label stands for a whole row.
+    A label along the last axis is that of all rows there: an element goes with it or with its whole row.
+    Along the others a label stands for a whole row.
     """
     axes = varying(small)
-    if varying(large)[-1] in axes:
-        classes.unify(small, large, why)
-    else:
+    if varying(large)[-1] not in axes:
         classes.unify(small.reshape(-1), classes.stands_for(flat_rows(large, axes)), why)
+        return
+    others = [axis for axis in varying(large) if axis not in axes]
+    rows = classes.stands_for(flat_rows(large, others))
+    sizes = [large.shape[axis] if axis in others else 1 for axis in range(large.ndim)]
+    classes.unify(large, classes.cross(rows.reshape(sizes), small), why)
 
 
 def across(classes: Classes, plane: Plane, axes: Sequence[int], why: str) -> Plane:

@@ -177,7 +177,11 @@ def attention(call: Call) -> Found:
 def repeated_heads(call: Call, labels: Labels, query: Labels) -> Labels:
     times = query.shape[-3] // labels.shape[-3]
     shape = (*labels.shape[:-3], query.shape[-3], *labels.shape[-2:])
-    return moved(labels, shape, lambda full: full.repeat_interleave(times, -3))
+    found = moved(labels, shape, lambda full: full.repeat_interleave(times, -3))
+    if labels.shape[-3] > 1:
+        return found
+    heads = on_axis(call.classes.new(times), len(shape) - 3, len(shape))
+    return Labels(shape, (*found.planes, heads))
 
 
 def expanded(call: Call) -> Found:
@@ -190,6 +194,16 @@ def filled(call: Call) -> Found:
 
 def padded(call: Call) -> Found:
     return moves.pad(call.classes, call.labels[0], call.args[1], call.shape)
+
+
+def interleaved(call: Call) -> Found:
+    """One position repeated is as many new ones, as in ``expand``: a key that all heads share."""
+    made, axis = mover(call), call.arg(2, "dim")
+    assert isinstance(made, Labels)
+    if axis is None or call.labels[0].shape[axis] > 1 or not isinstance(call.node.args[1], int):
+        return made
+    fresh = on_axis(call.classes.new(call.args[1]), axis % len(call.shape), len(call.shape))
+    return Labels(made.shape, (*made.planes, fresh))
 
 
 def spatial(call: Call) -> Found:
@@ -328,6 +342,7 @@ RULES: dict[Any, Callable[[Call], Found]] = {
     aten.instance_norm: channel_norm, aten.group_norm: group_norm, aten.layer_norm: layer_norm,
     aten.rms_norm: rms_norm, aten.embedding: embedding, aten.prelu: prelu, aten._weight_norm: weight_norm,
     aten._weight_norm_interface: weight_norm, aten.glu: glu, aten.channel_shuffle: shuffled,
+    aten.repeat_interleave: interleaved,
     aten.native_channel_shuffle: shuffled, aten.gather: gathered, aten.bilinear: bilinear,
     aten.lstm_cell: cell, aten.gru_cell: cell, aten.rnn_tanh_cell: cell, aten.rnn_relu_cell: cell,
 }  # fmt: skip
