@@ -102,11 +102,15 @@ def keep_lone(classes: Classes, part: Tensor, why: str) -> None:
 
 
 def born(classes: Classes, before: Labels, after: Labels) -> None:
-    """A plane that begins to vary along two axes is a table of units: its rows must stay equally long."""
+    """A plane that begins to vary along two axes is a table of units: its rows must stay equally long.
+
+    So must the parts into which the rows of a table are split.
+    """
     widest = max((len(varying(plane)) for plane in before.planes), default=0)
+    lengths = {plane.shape[varying(plane)[-1]] for plane in before.planes if len(varying(plane)) > 1}
     for plane in after.planes:
         axes = varying(plane)
-        if len(axes) > max(1, widest):
+        if len(axes) > max(1, widest) or (len(axes) > 1 and plane.shape[axes[-1]] not in lengths):
             classes.equal_rows(flat_rows(plane, axes[:-1]))
 
 
