@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,10 +72,10 @@ class Removal:
             for count, row in left:
                 wanted = most - count - sum(label in added for label in row)
                 if wanted > 0:
-                    choice = self.cheapest(row, away, added, cost)
-                    if len(choice) < wanted:
+                    choice = as_many(row, self.cheapest(row, away, added, cost), wanted)
+                    if choice is None:
                         return None
-                    added |= set(choice[:wanted])
+                    added |= choice
             if added:
                 return added
         return set()
@@ -87,6 +88,22 @@ class Removal:
         return sorted(free, key=lambda label: (-away.helped(label), cost.get(label, 0.0)))
 
 
+def as_many(row: Sequence[int], choice: Sequence[int], wanted: int) -> set[int] | None:
+    """The first of ``choice`` that make up ``wanted`` elements of a row, where a class may stand twice.
+
+    One too many when there is no other way; None when there are not enough.
+    """
+    times, taken = Counter(row), set[int]()
+    for label in choice:
+        if times[label] <= wanted:
+            taken.add(label)
+            wanted -= times[label]
+    if wanted > 0:
+        more = next((label for label in choice if label not in taken), None)
+        return None if more is None else taken | {more}
+    return taken
+
+
 @dataclass
 class Away:
     """What is gone and what leaves now, with how many that is in the rows of each table."""
@@ -95,19 +112,24 @@ class Away:
     gone: set[int]
     leaves: set[int]
     known: dict[int, list[int]] = field(default_factory=dict)
+    short: dict[int, list[bool]] = field(default_factory=dict)
 
     def __contains__(self, label: int) -> bool:
         return label in self.gone or label in self.leaves
 
     def counts(self, number: int) -> list[int]:
         if number not in self.known:
-            self.known[number] = [sum(map(self.__contains__, row)) for row in self.removal.tables[number]]
+            counts = [sum(map(self.__contains__, row)) for row in self.removal.tables[number]]
+            most = max(counts)
+            self.known[number], self.short[number] = counts, [count < most for count in counts]
         return self.known[number]
 
     def helped(self, label: int) -> int:
         """How many tables lack an element in the row where this class stands."""
         found = 0
         for number, places in self.removal.rows_of.get(label, {}).items():
-            counts = self.counts(number)
-            found += min(counts[place] for place in places) < max(counts)
+            if number not in self.short:
+                self.counts(number)
+            short = self.short[number]
+            found += any(short[place] for place in places)
         return found
