@@ -14,6 +14,7 @@ from benchmarks.zoo import (
     detection,
     gated,
     grouped,
+    libraries,
     library_attention,
     norms,
     opaque,
@@ -51,6 +52,7 @@ THEMES = (
     regions,
     signatures,
     opaque,
+    libraries,
 )
 CASES: tuple[Case, ...] = tuple(case for theme in THEMES for case in theme.CASES)
 

@@ -130,9 +130,11 @@ def sliced(place: Sized) -> Edit | None:
     axis = place.arg(1, "dim", 0) % len(place.source.shape)
     if not changed_along(place.source, axis):
         return None
-    size = place.source.shape[axis]
-    old = torch.arange(size)[slice(*slice(place.arg(2, "start"), place.arg(3, "end"), 1).indices(size))]
-    return picked(place, axis, old[:: place.arg(4, "step", 1)])
+    size, step = place.source.shape[axis], place.arg(4, "step", 1)
+    start, stop, _ = slice(place.arg(2, "start"), place.arg(3, "end"), 1).indices(size)
+    return (
+        part(place, axis, start, stop) if step == 1 else picked(place, axis, torch.arange(start, stop, step))
+    )
 
 
 def narrowed(place: Sized) -> Edit | None:
@@ -140,11 +142,16 @@ def narrowed(place: Sized) -> Edit | None:
     axis %= len(place.source.shape)
     if not changed_along(place.source, axis):
         return None
-    return picked(place, axis, torch.arange(place.source.shape[axis])[start : start + length])
+    return part(place, axis, start % place.source.shape[axis], start % place.source.shape[axis] + length)
 
 
 def changed_along(found: Kept, axis: int) -> bool:
     return found.sizes[axis] != found.shape[axis]
+
+
+def part(place: Sized, axis: int, start: int, stop: int) -> Edit:
+    """What stays of positions that follow each other."""
+    return Edit(picks=(axis, torch.arange(place.source.count(axis, start), place.source.count(axis, stop))))
 
 
 def picked(place: Sized, axis: int, old: Tensor) -> Edit:
@@ -217,13 +224,14 @@ def padded(place: Sized) -> Edit | None:
         axis = ndim - 1 - i // 2
         if not changed_along(place.result, axis):
             continue
-        if place.result.rows is not None and place.result.ragged == axis:
-            raise Unsupported("rows of a padded axis keep different units")
-        keep, before, size = place.result.keep[axis], pads[i], place.source.shape[axis]
+        before, size = pads[i], place.source.shape[axis]
         if min(pads[i], pads[i + 1]) < 0:
             old = torch.arange(size)[-pads[i] : size + pads[i + 1]]
             return picked(place, axis, old)
-        pads[i], pads[i + 1] = int(keep[:before].sum()), int(keep[before + size :].sum())
+        first, last, whole = (
+            place.result.count(axis, n) for n in (before, before + size, place.result.shape[axis])
+        )
+        pads[i], pads[i + 1] = first, whole - last
     return Edit({1: pads}) if pads != list(given) else None
 
 
@@ -290,7 +298,7 @@ def averaged(place: Sized) -> Edit | None:
 
 RULES: dict[Any, Callable[[Sized], Edit | None]] = {
     aten.unflatten: unflattened, aten.slice: sliced, aten.narrow: narrowed, aten.select: selected,
-    aten.roll: rolled, aten.constant_pad_nd: padded, aten.group_norm: group_normed,
+    aten.roll: rolled, aten.constant_pad_nd: padded, aten.pad: padded, aten.group_norm: group_normed,
     aten.layer_norm: layer_normed, aten.rms_norm: rms_normed, aten.scaled_dot_product_attention: attended,
     aten.repeat_interleave: interleaved,
 }  # fmt: skip

@@ -61,6 +61,22 @@ class Kept:
         mask = self.keep[axis]
         return torch.where(mask, mask.cumsum(0) - 1, -1)
 
+    def count(self, axis: int, stop: int) -> int:
+        """How many of the first ``stop`` positions stay, where that is the same in all rows."""
+        if axis != self.ragged or self.rows is None:
+            return int(self.keep[axis][:stop].sum())
+        counts = self.rows_left(self.rows).narrow(axis, 0, stop).sum(axis)
+        if int(counts.min()) != int(counts.max()):
+            raise Unsupported("rows would keep different numbers of a part's positions")
+        return int(counts.max())
+
+    def rows_left(self, rows: Tensor) -> Tensor:
+        """The table without rows that go as a whole."""
+        for axis, mask in enumerate(self.keep):
+            if rows.shape[axis] > 1:
+                rows = rows.index_select(axis, mask.nonzero().reshape(-1))
+        return rows
+
     def take(self, tensor: Tensor) -> Tensor:
         """The kept part of ``tensor``."""
         for axis, mask in enumerate(self.keep):
@@ -68,10 +84,7 @@ class Kept:
                 tensor = tensor.index_select(axis, mask.nonzero().reshape(-1).to(tensor.device))
         if self.rows is None:
             return tensor
-        rows = self.rows
-        for axis, mask in enumerate(self.keep):
-            if rows.shape[axis] > 1:
-                rows = rows.index_select(axis, mask.nonzero().reshape(-1))
+        rows = self.rows_left(self.rows)
         order = torch.argsort(~rows, dim=self.ragged, stable=True).narrow(
             self.ragged, 0, self.sizes[self.ragged]
         )

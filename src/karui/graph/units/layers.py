@@ -55,8 +55,16 @@ def channel_vector(labels: Labels, ndim: int) -> Labels:
     return Labels(shape, tuple(plane.reshape(1, -1, *[1] * (ndim - 2)) for plane in labels.planes))
 
 
-def channel_norm(classes: Classes, x: Labels, weights: Sequence[Labels], why: str) -> Labels:
-    """Batch and instance norm: each channel (axis 1) by itself, with its own numbers."""
+def channel_norm(
+    classes: Classes, x: Labels, weights: Sequence[Labels], why: str, *, own_statistics: bool = False
+) -> Labels:
+    """Batch and instance norm: each channel (axis 1) by itself, with its own numbers.
+
+    own_statistics: its mean and variance are those of x, and need all that lies along the other axes.
+    """
+    for plane in x.planes if own_statistics else ():
+        if varying(plane) != (1,):
+            classes.freeze(plane, f"{why}: its statistics are over the units")
     spread = [channel_vector(weight, len(x.shape)) for weight in weights]
     return merge(classes, [x, *spread], x.shape, why)
 
@@ -133,10 +141,17 @@ def dropped(plane: Plane, gone: set[int], ndim: int) -> Plane:
 
 
 def along(classes: Classes, x: Labels, axis: int, why: str) -> Labels:
-    """Softmax and the like: units along the axis see each other and stay; others ride on."""
+    """Softmax and the like: units along the axis see each other; others ride on.
+
+    Of a table of units (paths of a channel, features of a head) each row along the axis is one unit.
+    """
+    rows = []
     for plane in x.along(axis):
-        classes.freeze(plane, why)
-    return without(x, axis)
+        if len(varying(plane)) == 1:
+            classes.freeze(plane, why)
+        else:
+            rows.append(across(classes, plane, [axis % len(x.shape)], why))
+    return Labels(x.shape, (*without(x, axis).planes, *rows))
 
 
 def embedding(classes: Classes, weight: Labels, indices: Labels, shape: Sequence[int], why: str) -> Labels:

@@ -40,7 +40,7 @@ FILLED = {
     aten.new_empty, aten.scalar_tensor,
 }  # fmt: skip
 LIKE = {aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like}
-PADS = {aten.constant_pad_nd}
+PADS = {aten.constant_pad_nd, aten.pad}
 INDEXES = {aten.index_select, aten.index}
 
 

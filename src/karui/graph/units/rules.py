@@ -17,6 +17,11 @@ from karui.graph.units.labels import Labels, moved, on_axis, without
 from karui.graph.units.merge import merge
 
 aten = torch.ops.aten
+UNTAGGED = {  # element by element, though torch does not tag them so
+    aten.hardswish, aten.hardswish_, aten.mish_, aten.relu6_, aten.gelu_, aten.threshold_, aten.rrelu_,
+    aten.log_sigmoid, aten.masked_fill, aten.masked_fill_, aten.fill_, aten.abs_, aten.floor_divide,
+    aten.true_divide, aten.true_divide_, aten.rsub,
+}  # fmt: skip
 Found = Labels | list[Labels]
 
 
@@ -64,7 +69,7 @@ def rule_of(node: Node) -> Callable[[Call], Found] | None:
         if target in family:
             return rule
     tags = getattr(node.target, "tags", ())
-    return pointwise if torch.Tag.pointwise in tags else None
+    return pointwise if torch.Tag.pointwise in tags or target in UNTAGGED else None
 
 
 def pointwise(call: Call) -> Found:
@@ -193,6 +198,8 @@ def filled(call: Call) -> Found:
 
 
 def padded(call: Call) -> Found:
+    if packet(call.node) is aten.pad and call.arg(2, "mode", "constant") != "constant":
+        return spatial(call)
     return moves.pad(call.classes, call.labels[0], call.args[1], call.shape)
 
 
@@ -212,7 +219,9 @@ def spatial(call: Call) -> Found:
 
 
 def channel_norm(call: Call) -> Found:
-    return layers.channel_norm(call.classes, call.labels[0], call.optional(1, 2, 3, 4), call.why)
+    own = bool(call.args[5])  # "training" of batch norm, "use_input_stats" of instance norm
+    weights = call.optional(1, 2, 3, 4)
+    return layers.channel_norm(call.classes, call.labels[0], weights, call.why, own_statistics=own)
 
 
 def group_norm(call: Call) -> Found:
