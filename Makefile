@@ -2,10 +2,11 @@
 # make check  lint, types, import contracts, size caps      make data   full Fashion-MNIST and MNIST into data/
 # make bench  the committed benchmark tables, made again    make newest the tests with the newest torch that installs
 # make zoo    cut against masked on the whole zoo and a thousand random networks (most of an hour)
+# make families  torchvision's models and 85 timm families, in an environment of their own (an hour; resumable)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check data bench zoo newest clean
+.PHONY: demo test check data bench zoo families newest clean
 
 demo: .venv/ready-to-run
 	$(BIN)/karui demo
@@ -29,6 +30,15 @@ bench: .venv/ready-to-develop data
 zoo: .venv/ready-to-develop
 	$(BIN)/python -m benchmarks.zoo.sweep > benchmarks/results/zoo.md
 
+families: .venv-families/ready
+	PYTHONPATH=src:. OMP_NUM_THREADS=1 .venv-families/bin/python -m benchmarks.families.sweep --rows .venv-families/rows > benchmarks/results/families.md
+
+.venv-families/ready:
+	$(PYTHON) -m venv .venv-families
+	.venv-families/bin/pip install --quiet torch==2.14.1 torchvision==0.29.1 timm numpy rich safetensors
+	.venv-families/bin/pip install --quiet --no-deps torch-pruning==1.6.1
+	@touch $@
+
 newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet -e '.[dev]'
@@ -47,4 +57,4 @@ newest:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-newest karui-runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-families karui-runs .pytest_cache .mypy_cache .ruff_cache
