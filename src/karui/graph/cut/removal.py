@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -70,38 +70,28 @@ class Removal:
             most = max(count for count, _ in left)
             added: set[int] = set()
             for count, row in left:
-                wanted = most - count - sum(label in added for label in row)
-                if wanted > 0:
-                    choice = as_many(row, self.cheapest(row, away, added, cost), wanted)
-                    if choice is None:
+                times = Counter(row)
+                wanted = most - count - sum(times[label] for label in added)
+                while wanted > 0:
+                    if (choice := self.cheapest(times, wanted, away, added, cost)) is None:
                         return None
-                    added |= choice
+                    added.add(choice)
+                    away.count(choice)
+                    wanted -= times[choice]
             if added:
                 return added
         return set()
 
     def cheapest(
-        self, row: Sequence[int], away: Away, added: Collection[int], cost: Mapping[int, float]
-    ) -> list[int]:
-        free = [label for label in dict.fromkeys(row) if label not in away and label not in added]
-        free = [label for label in free if self.may_go(label)]
-        return sorted(free, key=lambda label: (-away.helped(label), cost.get(label, 0.0)))
-
-
-def as_many(row: Sequence[int], choice: Sequence[int], wanted: int) -> set[int] | None:
-    """The first of ``choice`` that make up ``wanted`` elements of a row, where a class may stand twice.
-
-    One too many when there is no other way; None when there are not enough.
-    """
-    times, taken = Counter(row), set[int]()
-    for label in choice:
-        if times[label] <= wanted:
-            taken.add(label)
-            wanted -= times[label]
-    if wanted > 0:
-        more = next((label for label in choice if label not in taken), None)
-        return None if more is None else taken | {more}
-    return taken
+        self, times: Mapping[int, int], wanted: int, away: Away, added: set[int], cost: Mapping[int, float]
+    ) -> int | None:
+        """Of a row, in which a class may stand several times: rather none that is more than ``wanted``."""
+        free = [label for label in times if label not in away and label not in added and self.may_go(label)]
+        return min(
+            free,
+            key=lambda label: (times[label] > wanted, -away.helped(label), cost.get(label, 0.0)),
+            default=None,
+        )
 
 
 @dataclass
@@ -119,10 +109,20 @@ class Away:
 
     def counts(self, number: int) -> list[int]:
         if number not in self.known:
-            counts = [sum(map(self.__contains__, row)) for row in self.removal.tables[number]]
-            most = max(counts)
-            self.known[number], self.short[number] = counts, [count < most for count in counts]
+            self.known[number] = [sum(map(self.__contains__, row)) for row in self.removal.tables[number]]
+            self.compare(number)
         return self.known[number]
+
+    def compare(self, number: int) -> None:
+        most = max(self.known[number])
+        self.short[number] = [count < most for count in self.known[number]]
+
+    def count(self, label: int) -> None:
+        """One more leaves."""
+        for number, places in self.removal.rows_of.get(label, {}).items():
+            for place in places:
+                self.counts(number)[place] += 1
+            self.compare(number)
 
     def helped(self, label: int) -> int:
         """How many tables lack an element in the row where this class stands."""

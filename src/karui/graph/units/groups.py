@@ -10,7 +10,7 @@ import torch
 
 from karui.graph.trace import ROOT
 from karui.graph.units import Units
-from karui.graph.units.classes import Bonds, Classes, bonds
+from karui.graph.units.classes import Classes, bonds
 from karui.graph.units.labels import varying
 
 Axis = tuple[str, int]  # of a parameter: path and axis
@@ -63,9 +63,10 @@ def find_groups(units: Units) -> Groups:
     touched, stays = axes_of(units)
     known = bonds(units.classes)
     joint = {label: known.all_with(label) for label in known.naming}
-    heads = heads_of(units.classes, known, joint)
+    blocked = keep_blocked(units.classes, joint, touched, stays)
+    heads = {label for label, rows in known.whole.items() if max(map(len, rows)) > 1} - blocked
     single = [label for label in touched if label not in heads and label not in known.crossed]
-    whole = {joint[label]: label for label in reversed(heads)}  # of labels of the same row, one
+    whole = {joint[label]: label for label in sorted(heads, reverse=True)}  # one for each row
     found: dict[tuple[bool, tuple[Axis, ...]], list[int]] = {}
     for label in [*single, *sorted(whole.values())]:
         parts = joint.get(label, frozenset((label,)))
@@ -103,13 +104,19 @@ def axes_of(units: Units) -> tuple[dict[int, dict[Axis, None]], dict[str, str]]:
     return touched, stays
 
 
-def heads_of(classes: Classes, known: Bonds, joint: Mapping[int, frozenset[int]]) -> list[int]:
-    """Classes that stand for rows of several others, all of which may go."""
-    return [
-        label
-        for label, rows in sorted(known.whole.items())
-        if any(len(row) > 1 for row in rows) and classes.frozen.keys().isdisjoint(joint[label])
-    ]
+def keep_blocked(
+    classes: Classes,
+    joint: Mapping[int, frozenset[int]],
+    touched: dict[int, dict[Axis, None]],
+    stays: dict[str, str],
+) -> set[int]:
+    """Classes that something which has to stay goes with; they leave ``touched`` for ``stays``."""
+    blocked = {label: parts & classes.frozen.keys() for label, parts in joint.items()}
+    for label in [label for label in touched if blocked.get(label)]:
+        for path, axis in touched.pop(label):
+            why = classes.frozen[min(blocked[label])]
+            stays.setdefault(f"{path.removeprefix(ROOT)}[{axis}]", why)
+    return {label for label, parts in blocked.items() if parts}
 
 
 def elements(units: Units) -> Mapping[int, int]:
