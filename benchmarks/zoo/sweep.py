@@ -73,11 +73,11 @@ def main() -> None:
             ways = [(ratio, heads) for heads in HEADS for ratio in RATIOS]
             found = add_outcomes(journal, case, seed, ways, found)
         print(case.name, file=sys.stderr, flush=True)
+    if importlib.util.find_spec("torch_pruning"):
+        add_control(journal)
     for seed in range(args.random):
         ratio = RATIOS[seed % len(RATIOS)]
         add_outcomes(journal, random_case(seed), seed, [(ratio, "dims")])
-    if importlib.util.find_spec("torch_pruning"):
-        add_control(journal)
     print_tables(journal, args.seeds, args.random)
 
 

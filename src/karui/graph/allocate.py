@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch.fx import GraphModule
 
-from karui.graph.compensate import Held, damage, zero_out
+from karui.graph.compensate import Held, damage
 from karui.graph.consumers import Consumer, stored_weights, tensor_at
-from karui.graph.cut.shapes import gone_of
+from karui.graph.cut.partial import over_what_stays
+from karui.graph.cut.shapes import gone_of, zero_out
 from karui.graph.gram import solve
 from karui.graph.importance import Statistics, columns_of, readers_of
 from karui.graph.units import Units
@@ -58,8 +59,10 @@ def curve(
         removed = set().union(*bundles[:count])
         for consumer in readers_of(group, found.consumers):
             take_over(graph, consumer, found, removed)
-        zero_out(graph, units, gone_of(units.roots, removed))
-        errors.append(damage(graph, held))
+        gone = gone_of(units.roots, removed)
+        zero_out(graph, units, gone)
+        with over_what_stays(graph, units, gone):
+            errors.append(damage(graph, held))
         for path, tensor in kept.items():
             tensor_at(graph, path).data.copy_(tensor)
     return Curve(group, tuple(bundles), tuple(counts), rising(errors))

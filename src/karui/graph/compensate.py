@@ -26,7 +26,7 @@ from karui.graph.consumers import (
     tensor_at,
     values_at,
 )
-from karui.graph.cut.shapes import Gone, kept
+from karui.graph.cut.shapes import Gone, kept, zero_out
 from karui.graph.gram import Moments, fit
 from karui.graph.program import flat
 from karui.graph.units import Units
@@ -55,15 +55,6 @@ def affine(graph: GraphModule, consumer: Consumer) -> Affine | None:
 def norm_parts(consumer: Consumer) -> Sequence[Any]:
     assert consumer.norm is not None
     return consumer.norm.args[1:5]
-
-
-def zero_out(graph: GraphModule, units: Units, gone: Gone) -> None:
-    """Set every stored number of the removed units to zero, in place."""
-    for path, labels in units.weights.items():
-        tensor = tensor_at(graph, path)
-        if tensor.is_floating_point():
-            for plane in labels.planes:
-                tensor.data.masked_fill_(gone.at(plane), 0.0)
 
 
 def compensate(

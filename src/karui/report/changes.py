@@ -48,6 +48,8 @@ def told(account: Json) -> list[tuple[str, str]]:
     form = {"module": "your own class, smaller", "graph": "the exported graph, rewritten"}
     if fields.text(account, "form"):
         found.append(("result", form.get(fields.text(account, "form"), fields.text(account, "form"))))
+    if seen := fields.at(account, "inexact"):
+        found.append(("inexact: these see fewer units", "; ".join(map(str, seen))))
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal, final
 
 import torch
@@ -20,11 +21,12 @@ from torch.fx import GraphModule
 from karui.errors import Unsupported, UsageError
 from karui.graph import macs as counting
 from karui.graph.allocate import Curve, between, curve, spend
-from karui.graph.compensate import compensate, damage, held_out, zero_out
+from karui.graph.compensate import compensate, damage, held_out
 from karui.graph.consumers import batches
 from karui.graph.cut import Cut, cut
+from karui.graph.cut.partial import over_what_stays
 from karui.graph.cut.removal import Removal
-from karui.graph.cut.shapes import Gone, gone_of
+from karui.graph.cut.shapes import Gone, gone_of, zero_out
 from karui.graph.importance import (
     Statistics,
     by_unit,
@@ -65,6 +67,7 @@ class PruneChannels(Technique):
         all layers) whatever costs least.
     protect, remove: layers whose outputs stay, or go: ``["head","conv1:0,3"]``; remove alone is done exactly.
     multiple_of: widths are multiples of it. steps: the goal is reached in so many steps.
+    inexact: let units go too that a LayerNorm, GroupNorm or softmax looks at together; these then see fewer.
     compensate: refit the readers. samples: calibration samples used at most.
     """
 
@@ -82,6 +85,7 @@ class PruneChannels(Technique):
     remove: tuple[str, ...] = ()
     multiple_of: int = 1
     steps: int = 1
+    inexact: bool = False
     compensate: bool = True
     samples: int = 1024
     seed: int = 0
@@ -130,7 +134,7 @@ class Pruning:
     def __init__(self, options: PruneChannels, model: nn.Module, given: Given) -> None:
         self.options, self.model, self.given = options, model, given
         self.trace: Trace = trace(model, given.signature, given.inputs)
-        self.units: Units = find_units(self.trace)
+        self.units: Units = find_units(self.trace, inexact=options.inexact)
         self.groups = find_groups(self.units)
         self.offered = self.groups.offered(options.heads)
         self.original: GraphModule = twin_of(self.trace.graph)
@@ -162,11 +166,12 @@ class Pruning:
         """Zero what goes and let the rest take over; nothing is refitted when that was not asked for."""
         graph = self.trace.graph
         zero_out(graph, self.units, removed)
-        refitted = []
-        if self.options.compensate and self.data:
+        if not self.options.compensate or not self.data:
+            return []
+        with over_what_stays(graph, self.units, removed):
             refitted = compensate(self.units, self.original, removed, self.data)
-        if self.options.compensate and reestimate(graph, self.data, self.held):
-            refitted.append("batch norm statistics")
+            if reestimate(graph, self.data, self.held):
+                refitted.append("batch norm statistics")
         return refitted
 
     def named(self) -> list[set[int]]:
@@ -308,12 +313,12 @@ class Pruning:
             raise Unsupported("these units cannot go together", why=next(iter(done.dropped.values()), ""))
         return done.model
 
-    def share(self, one: Ranked, ratio: float) -> float:
-        """Bundles that make up this share of the group, in units, less what is gone already."""
+    def share(self, one: Ranked, ratio: float) -> int:
+        """Bundles that come nearest to this share of the group, in units, less what is gone already."""
         units = set(one.group.units)
         wanted = ratio * len(units) - len(units & self.selection.gone)
-        each = sum(len(bundle & units) for bundle in one.bundles) / len(one.bundles)
-        return max(0.0, wanted / max(each, 1e-9))
+        lost = [0, *accumulate(len(bundle & units) for bundle in one.bundles)]
+        return min(range(len(lost)), key=lambda count: (abs(lost[count] - wanted), count))
 
     def curve(self, one: Ranked, allowed: Sequence[int], found: Statistics) -> Curve:
         tried = {nearest(allowed, share * len(one.bundles)) for share in SHARES} | {0, max(allowed)}
@@ -341,6 +346,8 @@ class Pruning:
     def facts(self, done: Cut, refitted: Sequence[str]) -> dict[str, Any]:
         roots = self.units.roots
         before, after = gone_of(roots, ()), gone_of(roots, done.removed)
+        with over_what_stays(self.trace.graph, self.units, after):
+            moved = damage(self.trace.graph, self.held) if self.data else None
         left = {one.name: len(set(one.units) - done.removed) for one in self.offered}
         return {
             "form": done.form,
@@ -352,7 +359,8 @@ class Pruning:
             "refitted": list(refitted),
             "sensitivity": self.sensitivity,
             **self.timings(),
-            "damage": damage(self.trace.graph, self.held) if self.data else None,
+            "damage": moved,
+            "inexact": list(done.inexact),
         }
 
     def timings(self) -> dict[str, Any]:

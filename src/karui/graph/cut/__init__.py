@@ -1,8 +1,9 @@
 """Removing units for good: plan, verify on copies, then give the result. The given model never changes.
 
 The reference is exact: with every parameter of the removed units set to zero, the uncut model must answer
-what the cut one answers, up to float rounding, for several inputs and batch sizes. A cut that fails is
-taken apart until the units that spoil it are found; these stay, with the reason.
+what the cut one answers, up to float rounding, for several inputs and batch sizes. (Where units may go that
+a norm looks at together, it counts only those that stay, see cut/partial.) A cut that fails is taken apart
+until the units that spoil it are found; these stay, with the reason.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from karui.graph.capture import Flat
 from karui.graph.cut.edits import edits
 from karui.graph.cut.in_graph import cut_graph
 from karui.graph.cut.in_module import cut_module, labelled
+from karui.graph.cut.partial import over_what_stays
 from karui.graph.cut.positions import kept_positions, removed_at
-from karui.graph.cut.shapes import Gone, gone_of
+from karui.graph.cut.shapes import Gone, gone_of, zero_out
 from karui.graph.program import flat
+from karui.graph.trace import twin_of
 from karui.graph.units import Units
 
 if TYPE_CHECKING:
@@ -42,7 +45,8 @@ class Cut:
 
     error: largest relative difference to the masked model. positions: path of a stored tensor -> for each
     axis that lost something, the positions it kept (a table where rows kept different ones).
-    dropped: class -> why it was not removed after all.
+    dropped: class -> why it was not removed after all. inexact: operations that now see fewer units than in
+    the original, and give other numbers for the rest.
     """
 
     model: nn.Module
@@ -51,6 +55,7 @@ class Cut:
     removed: frozenset[int]
     positions: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[int, str] = field(default_factory=dict)
+    inexact: tuple[str, ...] = ()
 
 
 def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arrays: Arrays) -> Cut:
@@ -65,7 +70,8 @@ def cut(model: nn.Module, units: Units, bundles: Sequence[Collection[int]], arra
     removed = frozenset().union(*good)
     made, form, error = attempt(model, units, removed, checks)
     positions = kept_positions(model, units, gone_of(units.roots, removed))
-    return Cut(made, form, error, removed, positions, dropped)
+    changed = {why for label, why in units.classes.inexact.items() if label in removed}
+    return Cut(made, form, error, removed, positions, dropped, tuple(sorted(changed)))
 
 
 def recut(model: nn.Module, units: Units, positions: Mapping[str, Any], arrays: Arrays) -> Cut:
@@ -139,7 +145,7 @@ def attempt(
     gone = gone_of(units.roots, removed)
     with foreign(Unsupported, "the sizes that stay do not fit together"):
         changes = edits(units, gone)
-    wanted = [answers(masked(model, units, gone), units.trace.signature, given) for given in checks]
+    wanted = reference(model, units, gone, checks)
     try:
         with foreign(Unsupported, "the module does not run with smaller tensors"):
             made = cut_module(model, units, gone, changes)
@@ -149,6 +155,19 @@ def attempt(
         with foreign(Unsupported, "the graph does not run with smaller tensors"), quietly:
             made = cut_graph(units, gone, changes)
             return made, "graph", verified(made, units, checks, wanted)
+
+
+def reference(
+    model: nn.Module, units: Units, gone: Gone, checks: Sequence[tuple[Tensor, ...]]
+) -> list[list[Tensor]]:
+    """What the cut model has to answer."""
+    if not units.classes.inexact:
+        twin = masked(model, units, gone)
+        return [answers(twin, units.trace.signature, given) for given in checks]
+    graph = twin_of(units.trace.graph)
+    zero_out(graph, units, gone)
+    with over_what_stays(graph, units, gone), torch.no_grad():
+        return [list(flat(graph(*given))) for given in checks]
 
 
 def masked(model: nn.Module, units: Units, gone: Gone) -> nn.Module:

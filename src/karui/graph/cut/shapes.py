@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from karui.errors import Unsupported
+from karui.graph.units import Units
 from karui.graph.units.labels import Labels, Plane, varying
 
 
@@ -129,3 +132,12 @@ def ragged_axis(table: Tensor, keep: list[Tensor]) -> int | None:
         if int(counts.min()) == int(counts.max()) > 0:
             return axis
     raise Unsupported("rows would keep different numbers of units")
+
+
+def zero_out(graph: GraphModule, units: Units, gone: Gone) -> None:
+    """Set every stored number of the removed units to zero, in place."""
+    for path, labels in units.weights.items():
+        tensor = operator.attrgetter(path)(graph)
+        if tensor.is_floating_point():
+            for plane in labels.planes:
+                tensor.data.masked_fill_(gone.at(plane), 0.0)

@@ -184,6 +184,9 @@ def groups_of(node: Node) -> int:
     return groups if isinstance(groups, int) else 1
 
 
-def find_units(trace: Trace) -> Units:
-    """Label a traced model. Nothing is changed."""
-    return Finder(trace).run()
+def find_units(trace: Trace, *, inexact: bool = False) -> Units:
+    """Label a traced model. Nothing is changed.
+
+    inexact: units that a layer or group norm or a softmax looks at together may go too.
+    """
+    return Finder(trace, Classes(lenient=inexact)).run()

@@ -20,6 +20,8 @@ class Classes:
     crossed: a class that lies in a row and in a column (a query channel where all heads share one key): it
     goes exactly when either of the two goes; (row, column) each.
     ragged: (rows, columns) of labels where every row must lose as many, or go as a whole.
+    lenient: whether classes that an operation looks at together may go all the same, and change each other;
+    inexact: class -> that operation.
     """
 
     parent: list[int] = field(default_factory=list)
@@ -29,6 +31,8 @@ class Classes:
     crossed: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     cells: dict[tuple[int, int], int] = field(default_factory=dict)
     ragged: list[Tensor] = field(default_factory=list)
+    lenient: bool = False
+    inexact: dict[int, str] = field(default_factory=dict)
 
     def new(self, count: int) -> Tensor:
         """``count`` labels, each a class of its own."""
@@ -71,6 +75,8 @@ class Classes:
         self.parent[gone] = keep
         if gone in self.frozen:
             self.frozen.setdefault(keep, self.frozen.pop(gone))
+        if gone in self.inexact:
+            self.inexact.setdefault(keep, self.inexact.pop(gone))
         if gone in self.whole:
             self.whole.setdefault(keep, []).extend(self.whole.pop(gone))
         if gone in self.crossed:
@@ -83,6 +89,15 @@ class Classes:
 
     def freeze_one(self, label: int, why: str) -> None:
         self.frozen.setdefault(self.root(label), why)
+
+    def seen_together(self, labels: Tensor, why: str) -> None:
+        """What is left of units that an operation looks at together is not what it was: they stay."""
+        if not self.lenient:
+            self.freeze(labels, why)
+            return
+        for label in torch.unique(labels).tolist():
+            if label >= 0:
+                self.inexact.setdefault(self.root(label), why)
 
     def stands_for(self, rows: Tensor) -> Tensor:
         """For (n, m) labels, n labels: each goes with its whole row. The same row gives the same label."""

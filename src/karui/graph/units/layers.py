@@ -29,10 +29,8 @@ OTHER_REDUCTIONS = {
     aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std, aten.var_mean, aten.logsumexp, aten.argmax,
     aten.argmin, aten.prod, aten.any, aten.all, aten.median, aten.std_mean, aten.count_nonzero,
 }  # fmt: skip
-ALONG = {
-    aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax, aten.cumsum, aten.cumprod, aten.sort,
-    aten.topk,
-}  # fmt: skip
+SOFTMAXES = {aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax}
+ALONG = SOFTMAXES | {aten.cumsum, aten.cumprod, aten.sort, aten.topk}
 
 
 def spatial(classes: Classes, x: Labels, value: Any, why: str) -> Any:
@@ -77,7 +75,11 @@ def group_norm(classes: Classes, x: Labels, groups: int, weights: Sequence[Label
             classes.freeze(plane, why)
             continue
         rows = plane.reshape(groups, -1)
-        classes.unify(rows[:, :1], rows, why)
+        if classes.lenient:
+            classes.equal_rows(rows)
+            classes.seen_together(rows, why)
+        else:
+            classes.unify(rows[:, :1], rows, why)
     return merged
 
 
@@ -96,8 +98,8 @@ def axis_norm(
 def whole_rows(classes: Classes, plane: Plane, axes: set[int], why: str) -> Plane:
     """Along ``axes`` units stay, but rows of them (of one head each) may go."""
     mine = set(varying(plane)) & axes
-    if mine and mine == set(varying(plane)):
-        classes.freeze(plane, why)
+    if mine and (classes.lenient or mine == set(varying(plane))):
+        classes.seen_together(plane, why)
         return plane
     return across(classes, plane, sorted(mine), why)
 
@@ -140,8 +142,17 @@ def dropped(plane: Plane, gone: set[int], ndim: int) -> Plane:
     return plane.reshape([size for axis, size in enumerate(plane.shape) if axis not in gone])
 
 
+def softmax(classes: Classes, x: Labels, axis: int, why: str) -> Labels:
+    """Units along the axis see each other: they may go only on request, and inexactly."""
+    if not classes.lenient:
+        return along(classes, x, axis, why)
+    for plane in x.along(axis):
+        classes.seen_together(plane, why)
+    return x
+
+
 def along(classes: Classes, x: Labels, axis: int, why: str) -> Labels:
-    """Softmax and the like: units along the axis see each other; others ride on.
+    """Units along the axis see each other and stay; others ride on.
 
     Of a table of units (paths of a channel, features of a head) each row along the axis is one unit.
     """

@@ -260,7 +260,8 @@ def reduction(call: Call, *, sums: bool) -> Found:
 def along_axis(call: Call) -> Found:
     axis = call.arg(1, "dim", -1)
     if isinstance(call.value, Tensor) and call.value.shape == call.args[0].shape and isinstance(axis, int):
-        return layers.along(call.classes, call.labels[0], axis, f"{call.why}: units see each other there")
+        rule = layers.softmax if packet(call.node) in layers.SOFTMAXES else layers.along
+        return rule(call.classes, call.labels[0], axis, f"{call.why}: units see each other there")
     return frozen(call)
 
 
