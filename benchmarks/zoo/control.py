@@ -76,7 +76,9 @@ def verdict_of(case: Case, ratio: float, seed: int) -> tuple[str, str]:
         made = copy.deepcopy(network)
         kept = prune(made, case, ratio, known)
         found = against_masked(case, network, made, kept)
-        return found or ("untouched" if not kept else unpruned(network, kept, known, ratio, seed))
+        if found or not kept:
+            return found or ("untouched", "")
+        return unpruned(network, kept, known, ratio, seed)
     except Exception as error:  # noqa: BLE001 - whatever it raises is a crash
         return "crash", f"{type(error).__name__}: {str(error).strip()[:80]}"
 

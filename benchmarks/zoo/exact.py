@@ -131,7 +131,7 @@ def cut_at_random(
 
 def near(group: Group, made: Cut, bundles: Sequence[set[int]], ratio: float) -> bool:
     """Whether as many units went as asked, to 5 points or one set that can only go together."""
-    largest = max(1, *(len(bundle.intersection(group.units)) for bundle in bundles))
+    largest = max([1, *(len(bundle.intersection(group.units)) for bundle in bundles)])
     off = abs(len(made.removed.intersection(group.units)) - ratio * len(group.units))
     return off <= max(0.05 * len(group.units), largest)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,7 +65,8 @@ def find_groups(units: Units) -> Groups:
     known = bonds(units.classes)
     joint = {label: known.all_with(label) for label in known.naming}
     blocked = keep_blocked(units.classes, joint, touched, stays)
-    heads = {label for label, rows in known.whole.items() if max(map(len, rows)) > 1} - blocked
+    rows = {label for label, rows in known.whole.items() if max(map(len, rows)) > 1}
+    heads = rows - blocked - given_out(units, touched)
     single = [label for label in touched if label not in heads and label not in known.crossed]
     whole = {joint[label]: label for label in sorted(heads, reverse=True)}  # one for each row
     found: dict[tuple[bool, tuple[Axis, ...]], list[int]] = {}
@@ -102,6 +104,15 @@ def axes_of(units: Units) -> tuple[dict[int, dict[Axis, None]], dict[str, str]]:
                 else:
                     touched.setdefault(label, {})[(path, axis)] = None
     return touched, stays
+
+
+def given_out(units: Units, touched: Mapping[int, Iterable[Axis]]) -> set[int]:
+    """Classes that a weight has as outputs: channels in their own right, whatever is made of them later."""
+    return {
+        label
+        for label, axes in touched.items()
+        if any(axis == 0 and math.prod(units.weights[path].shape[1:]) > 1 for path, axis in axes)
+    }
 
 
 def keep_blocked(
