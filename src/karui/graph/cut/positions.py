@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from karui.graph.cut.in_module import labelled
-from karui.graph.cut.removal import Removal
 from karui.graph.cut.shapes import Gone, Kept, kept
 from karui.graph.units import Units
-from karui.graph.units.classes import FIXED
+from karui.graph.units.classes import FIXED, bonds
 from karui.graph.units.labels import varying
 
 ROWS = "rows "
@@ -82,8 +81,8 @@ def removed_at(model: nn.Module, units: Units, positions: Mapping[str, Axes]) ->
             seen.update(roots.reshape(-1).tolist())
             alive.update(roots[staying(left, plane)].tolist())
     removed = seen - alive - {FIXED}
-    removal = Removal(units.classes)
-    while added := removal.whole_ones(removed):
+    known = bonds(units.classes)
+    while added := known.missing(frozenset(), removed):
         removed |= added
     return removed
 
