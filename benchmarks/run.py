@@ -15,6 +15,7 @@ TABLES = {
     "busy": ["--repeats", "5"],
     "kill": ["--kills", "20"],
     "channels": [],
+    "billion": [],
 }
 
 
