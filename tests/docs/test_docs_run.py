@@ -81,6 +81,15 @@ def test_technique_example(capsys):
     assert code["applied"].touched == ("0",)
 
 
+def test_examples_of_pruning(capsys, tmp_path):
+    with contextlib.chdir(tmp_path):
+        code = names()
+        for block in pages.blocks(DOCS / "techniques" / "prune_channels.md", "python"):
+            exec(compile(block, "prune_channels.md", "exec"), code)
+    with torch.no_grad():
+        assert torch.equal(code["same"], code["pruned"].model(code["x"]))
+
+
 @pytest.mark.parametrize("page", sorted((DOCS / "runtimes").glob("*.md")), ids=lambda page: page.stem)
 def test_examples_of_runtimes_are_python(page):
     assert [compile(block, page.name, "exec") for block in pages.blocks(page, "python")]
