@@ -18,7 +18,7 @@ from karui.budget import Budget, parse_drop
 from karui.data import as_arrays, items, read_split
 from karui.errors import UsageError
 from karui.graph.call import signature_of
-from karui.graph.inspect import private_copy, same_modes
+from karui.graph.inspect import modes_of, private_copy, with_modes
 from karui.graph.inspect import size_bytes as model_bytes
 from karui.graph.inspect import sparsity as model_sparsity
 from karui.graph.pruned import Pruned
@@ -138,7 +138,7 @@ def apply(
         touched += applied.touched
         skipped |= applied.skipped
         facts |= applied.facts
-    return techniques.Applied(same_modes(copy, model), tuple(touched), skipped, facts)
+    return techniques.Applied(with_modes(copy, modes_of(model)), tuple(touched), skipped, facts)
 
 
 def steps_of(what: Any) -> list[techniques.Technique]:

@@ -97,7 +97,8 @@ def test_it_is_done_in_place_and_only_when_asked_for_by_name():
     before = state_digest(model)
     karui.prune(karui.Task(model, inputs=TOKENS), HOW)
     assert state_digest(model) == before
-    assert consume(model).model is model
+    assert consume(model.train()).model is model
+    assert model.training and model.layers[0].attention.q.training
     assert state_digest(model) != before
 
 
@@ -192,6 +193,7 @@ def test_a_part_that_the_rest_looks_into_stays_as_it_was():
     assert found.model.layers[0].up.out_features == 96
 
 
-def test_a_model_in_which_nothing_can_go_is_refused():
-    with pytest.raises(Unsupported, match="nothing to remove"):
+def test_a_model_without_parts_is_refused_and_told_why():
+    with pytest.raises(Unsupported, match="nothing to remove") as error:
         consume(nn.Sequential(nn.Embedding(50, 4), nn.Flatten(), nn.Linear(24, 2)))
+    assert "leave consume out" in error.value.why

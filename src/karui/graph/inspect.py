@@ -52,11 +52,15 @@ def private_copy(model: nn.Module) -> nn.Module:
     return twin.cpu().eval()
 
 
-def same_modes(made: nn.Module, model: nn.Module) -> nn.Module:
-    """``made`` with each of its modules in the mode, train or eval, of that of the same path in ``model``."""
-    modes = {name: part.training for name, part in model.named_modules()}
+def modes_of(model: nn.Module) -> dict[str, bool]:
+    """Path of each module -> whether it is in training mode."""
+    return {name: part.training for name, part in model.named_modules()}
+
+
+def with_modes(made: nn.Module, modes: Mapping[str, bool]) -> nn.Module:
+    """``made``, its modules in the given modes; new ones in that of the whole."""
     for name, part in made.named_modules():
-        part.training = modes.get(name, model.training)
+        part.training = modes.get(name, modes[""])
     return made
 
 

@@ -27,7 +27,7 @@ from karui.graph.cut import recut
 from karui.graph.cut.in_module import replace as put
 from karui.graph.cut.in_module import stored
 from karui.graph.cut.positions import kept_of, spread
-from karui.graph.inspect import private_copy, same_modes
+from karui.graph.inspect import modes_of, private_copy, with_modes
 from karui.graph.trace import ROOT, trace
 from karui.graph.units import find_units
 
@@ -110,7 +110,7 @@ class Pruned:
         when names or shapes differ, Unsupported when the cut would not be exact.
         """
         check_same(self.manifest, model)
-        made = same_modes(cut_again(self.manifest, private_copy(model), inputs), model)
+        made = with_modes(cut_again(self.manifest, private_copy(model), inputs), modes_of(model))
         return Pruned(made, replace(self.manifest, facts={}))
 
     def optimizer_state(self, state: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def load_pruned(folder: Path | str, model: nn.Module, inputs: Any = None) -> Pru
         raise Unsupported(f"{folder} holds other tensors than this model", fix=AGAIN)
     for name, tensor in tensors.items():
         there[name].data.copy_(tensor)
-    return Pruned(same_modes(pruned.model, model), manifest)
+    return Pruned(with_modes(pruned.model, modes_of(model)), manifest)
 
 
 def opened(folder: Path) -> tuple[Manifest, dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from karui.budget import Budget
 from karui.data import example_of, items, read_split
 from karui.errors import Unsupported, UsageError
 from karui.graph.call import arguments, run_all, tensors_of
-from karui.graph.inspect import macs, same_modes
+from karui.graph.inspect import macs, modes_of, with_modes
 from karui.graph.pruned import Pruned, manifest_of
 from karui.optimize.attempt import judged
 from karui.optimize.in_parts import Done, in_parts, part_of
@@ -28,6 +28,7 @@ from karui.techniques import Given, Technique
 
 def prune(task: Task, step: Technique, *, consume: bool = False) -> Pruned:
     """The task's model after ``step``; see ``karui.prune``."""
+    modes = modes_of(task.model) if isinstance(task.model, nn.Module) else {"": False}
     origin, given, job = prepared(task, consume=consume)
     if origin.model is None:
         raise UsageError("an ONNX file cannot be pruned", fix="give the torch module that it was made from")
@@ -39,12 +40,7 @@ def prune(task: Task, step: Technique, *, consume: bool = False) -> Pruned:
         raise Unsupported(f"{text} found nothing to remove from this model", why=why)
     facts = account(done, before, cost(done.model, given)) | {"score": scored(job, done.model)}
     facts |= {"notes": list((*origin.notes, *(job.splits.notes if job else ())))}
-    made = (
-        same_modes(done.model, task.model)
-        if isinstance(task.model, nn.Module) and not consume
-        else done.model
-    )
-    return Pruned(made, replace(blank, parts=done.parts, facts=facts))
+    return Pruned(with_modes(done.model, modes), replace(blank, parts=done.parts, facts=facts))
 
 
 def prepared(task: Task, *, consume: bool) -> tuple[Origin, Given, Job | None]:

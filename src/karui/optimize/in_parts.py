@@ -48,6 +48,8 @@ def in_parts(model: nn.Module, step: Technique, given: Given) -> Done:
     """Prune ``model``, which is changed in place; ``given`` is as for the whole model."""
     done, limit = Done(model), SHARE * size_bytes(model)
     todo = list(parts_below(model, limit, ""))
+    if not todo:
+        done.stays["the model"] = "it has no parts that could be cut by themselves; leave consume out"
     while todo:
         path = todo.pop(0)
         try:
