@@ -141,7 +141,7 @@ def outputs_of(model: nn.Module, known: Prepared | Outcome) -> list[nn.Module]:
     if not isinstance(known, Prepared):
         return [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     ends = [name for name, why in known.groups.stays.items() if why == "the model's output"]
-    paths = {name.partition("[")[0].removesuffix(".weight") for name in ends if name.endswith("[0]")}
+    paths = {name.partition("[")[0].removesuffix(".weight") for name in ends}
     return [module for path, module in model.named_modules() if path in paths]
 
 

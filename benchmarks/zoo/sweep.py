@@ -117,19 +117,24 @@ def print_tables(journal: Journal, seeds: int, drawn: int) -> None:
     whole = {case.name: journal.known[case.name, 0, 0.5, "whole"] for case in CASES}
     attentive = [case for case in CASES if whole[case.name]["verdict"] in ("exact", "WRONG")]
     print(row("whole heads, of all themes", journal, attentive, seeds, "whole"))
-    random = [
-        Outcome(**journal.known[f"random_{i}", i, RATIOS[i % len(RATIOS)], "dims"]) for i in range(drawn)
-    ]
-    print(line("random networks", drawn, random))
+    keys = [(f"random_{i}", i, RATIOS[i % len(RATIOS)], "dims") for i in range(drawn)]
+    print(line("random networks", drawn, [Outcome(**journal.known[key]) for key in keys]))
+    print_control(journal, themes)
+
+
+def print_control(journal: Journal, themes: list[str]) -> None:
+    """The cases that were judged: all, unless the run was stopped."""
     peer = {key[1]: value[0] for key, value in journal.known.items() if key[0] == "control"}
     if not peer:
         return
     print(PEER)
-    print("| theme | " + " | ".join(VERDICTS) + " |")
-    print("|---" + "|--:" * len(VERDICTS) + "|")
+    print("| theme | judged | " + " | ".join(VERDICTS) + " |")
+    print("|---|--:" + "|--:" * len(VERDICTS) + "|")
     for theme in [*themes, "**the zoo**"]:
-        count = collections.Counter(peer[c.name] for c in CASES if theme in (c.theme, "**the zoo**"))
-        print(f"| {theme} | " + " | ".join(str(count[verdict]) for verdict in VERDICTS) + " |")
+        cases = [case.name for case in CASES if theme in (case.theme, "**the zoo**")]
+        count = collections.Counter(peer[name] for name in cases if name in peer)
+        cells = [f"{count.total()} of {len(cases)}", *(str(count[verdict]) for verdict in VERDICTS)]
+        print(f"| {theme} | " + " | ".join(cells) + " |")
 
 
 def row(name: str, journal: Journal, cases: Iterable[Case], seeds: int, heads: str) -> str:
