@@ -42,12 +42,14 @@ AGAIN = "construct the model by the code that was pruned"
 class Part:
     """One module that was cut by itself.
 
-    form, positions: as in ``Cut``, paths below the part. signature: how the part is called.
+    form, positions: as in ``Cut``, paths below the part. signature: how the part is called. inexact: whether
+    units went that a norm or a softmax looks at together.
     """
 
     form: str
     positions: Mapping[str, Any]
     signature: Signature
+    inexact: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def opened(folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
 
 def read_manifest(facts: Mapping[str, Any]) -> Manifest:
     parts = {
-        where: Part(part["form"], part["positions"], read_signature(part["signature"]))
+        where: Part(part["form"], part["positions"], read_signature(part["signature"]), bool(part["inexact"]))
         for where, part in facts["parts"].items()
     }
     shapes = {name: tuple(shape) for name, shape in facts["shapes"].items()}
@@ -267,7 +269,7 @@ def cut_again(manifest: Manifest, whole: nn.Module, inputs: Any) -> nn.Module:
 
 
 def part_again(module: nn.Module, part: Part, given: Mapping[str, Any]) -> nn.Module:
-    units = find_units(trace(module, part.signature, dict(given)))
+    units = find_units(trace(module, part.signature, dict(given)), inexact=part.inexact)
     with foreign(Unsupported, "the kept positions do not fit it"):
         found = recut(module, units, part.positions, dict(given))
     if found.form != part.form:

@@ -93,6 +93,7 @@ def account(done: Done, before: tuple[int, int], after: tuple[int, int]) -> dict
         "parameters": [before[1], after[1]],
         "kept": kept,
         "stays": dict(done.stays),
+        "inexact": sorted({why for facts in done.facts.values() for why in facts["inexact"]}),
     }
     if "" in done.facts:
         found |= {key: done.facts[""][key] for key in ("refitted", "damage")}

@@ -75,7 +75,8 @@ def part_of(applied: Applied, signature: Signature) -> Part:
     """Raises UsageError for a technique that removes nothing for good."""
     if "positions" not in applied.facts:
         raise UsageError("this technique removes nothing for good", fix="use karui.apply")
-    return Part(applied.facts["form"], applied.facts["positions"], signature)
+    facts = applied.facts
+    return Part(facts["form"], facts["positions"], signature, bool(facts["inexact"]))
 
 
 def parts_below(module: nn.Module, limit: float, path: str) -> Iterator[str]:
