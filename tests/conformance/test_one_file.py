@@ -102,5 +102,5 @@ def test_a_new_file_is_conformance_tested(elsewhere):
     done = run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "-k", "parrot or idle", *suites)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("PASSED") > 15 and "FAILED" not in done.stdout
-    assert "test_fp32_agrees_with_eager_and_two_calls_are_bit_equal[parrot]" in done.stdout
+    assert "test_fp32_agrees_with_eager_and_two_calls_are_bit_equal[dicts-parrot]" in done.stdout
     assert "test_the_result_has_the_same_form_and_can_be_captured[cnn-idle]" in done.stdout
