@@ -87,7 +87,7 @@ ANY_SIZE = (
 SIZED = {
     "inception_v4": (128, False), "csatv2": (128, False), "fastvit_t8": (128, False),
     "swiftformer_xs": (128, False), "efficientformer_l1": (224, False), "efficientformerv2_s0": (128, True),
-    "deit_tiny_patch16_224": (64, True), "vit_tiny_patch16_224": (64, True), "tiny_vit_5m_224": (128, True),
+    "deit_tiny_patch16_224": (64, True), "vit_tiny_patch16_224": (64, True), "tiny_vit_5m_224": (224, False),
     "pit_ti_224": (96, True), "mixer_s32_224": (128, True), "levit_128s": (128, True),
     "coat_lite_tiny": (64, True), "cait_xxs24_224": (64, True), "eva02_tiny_patch14_224": (56, True),
     "xcit_nano_12_p16_224": (96, True), "twins_svt_small": (96, True),

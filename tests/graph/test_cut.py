@@ -8,6 +8,9 @@ import pytest
 import torch
 from benchmarks.zoo import CASES, built
 from benchmarks.zoo.exact import check
+from torch import nn
+
+import karui
 
 torch.set_num_threads(1)
 PART = CASES[::3]  # make zoo runs all of them, with three seeds and ratios
@@ -34,3 +37,22 @@ def test_most_of_the_zoo_reaches_the_ratio():
         pytest.skip("needs the outcomes of the whole zoo")
     assert len(PART) >= 120
     assert OUTCOMES["reached"] >= 0.85 * len(PART)
+
+
+class Positions(nn.Module):
+    """(n, 5, 8) -> (n, 5, 3); reads 5 rows of a table of 32."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.first = nn.Parameter(torch.randn(32, 12)), nn.Linear(8, 12)
+        self.last = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x) + self.table[: x.shape[1]]))
+
+
+def test_what_only_longer_inputs_read_of_a_table_stays():
+    net, x = Positions().eval(), torch.randn(20, 5, 8)
+    found = karui.apply("prune_channels:importance=ln", net, inputs=x, calibrate=[x])
+    assert found.model.table.shape == (32, 6)
+    assert found.model(torch.randn(2, 9, 8)).shape == (2, 9, 3)

@@ -74,6 +74,7 @@ class Finder:
     def run(self) -> Units:
         for node, args, kwargs, value in Walk(self.trace.graph).steps(*self.trace.example):
             self.visit(node, args, kwargs, value)
+        self.keep_unread()
         self.classes.settle()
         return Units(self.trace, self.classes, self.ports, self.weights, self.indices, self.classes.roots())
 
@@ -111,6 +112,23 @@ class Finder:
             else:
                 planes.append(on_axis(self.classes.new(size), axis, value.ndim))
         return planes
+
+    def keep_unread(self) -> None:
+        """Of a table that is only read in parts, what these inputs do not read is for longer ones."""
+        users: dict[str, list[Node]] = {}
+        for node in self.trace.graph.graph.nodes:
+            if node.op == "get_attr" and str(node.target) in self.weights:
+                users.setdefault(str(node.target), []).extend(node.users)
+        for path, readers in users.items():
+            parts = [self.ports.get(reader.name) for reader in readers]
+            if not all(packet(reader) in moves.PARTS for reader in readers):
+                continue
+            planes = [plane.reshape(-1) for part in parts if part is not None for plane in part.planes]
+            read = torch.cat([torch.empty(0, dtype=torch.int64), *planes])
+            for plane in self.weights[path].planes:
+                unread = plane[~torch.isin(plane, read)]
+                if 0 < len(unread) < plane.numel():
+                    self.classes.freeze(unread, "inputs like the example do not read it")
 
     def freeze_inputs(self, node: Node, why: str) -> None:
         for source in node.all_input_nodes:

@@ -41,6 +41,7 @@ FILLED = {
 }  # fmt: skip
 LIKE = {aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like}
 PADS = {aten.constant_pad_nd, aten.pad}
+PARTS = {aten.slice, aten.narrow}
 INDEXES = {aten.index_select, aten.index}
 
 
