@@ -82,7 +82,7 @@ ANY_SIZE = (
     "fasternet_t0", "efficientvit_b0", "dpn48b", "res2net50_26w_4s", "skresnet18", "cspresnet50",
     "cspdarknet53", "mixnet_s", "poolformer_s12", "convformer_s18", "caformer_s18", "edgenext_xx_small",
     "mobilevitv2_050", "pvt_v2_b0", "nextvit_small", "nf_regnet_b0", "shvit_s1", "mambaout_femto",
-    "bat_resnext26ts", "rexnet_100", "eca_nfnet_l0", "focalnet_tiny_srf", "davit_tiny",
+    "rexnet_100", "eca_nfnet_l0", "focalnet_tiny_srf", "davit_tiny",
 )  # fmt: skip
 SIZED = {
     "inception_v4": (128, False), "csatv2": (128, False), "fastvit_t8": (128, False),
@@ -95,8 +95,8 @@ SIZED = {
     "gmlp_ti16_224": (64, True), "tnt_s_patch16_224": (64, True), "hiera_tiny_224": (128, True),
     "lambda_resnet26t": (128, False), "mobilenetv4_hybrid_medium": (128, False),
     "efficientvit_m0": (128, True), "nest_tiny": (128, True), "visformer_tiny": (128, True),
-    "botnet26t_256": (128, True), "halonet26t": (128, False), "crossvit_tiny_240": (240, False),
-    "maxvit_pico_rw_256": (128, True),
+    "botnet26t_256": (128, True), "halonet26t": (256, False), "crossvit_tiny_240": (240, False),
+    "bat_resnext26ts": (256, False), "maxvit_pico_rw_256": (128, True),
 }  # fmt: skip
 TIMM = (
     *(Family("timm", name) for name in ANY_SIZE),

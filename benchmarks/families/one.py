@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import accumulate, compress
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from karui.errors import BuildFailed, UsageError
 from karui.graph.call import signature_of
-from karui.graph.cut import Cut, cut
+from karui.graph.cut import TOLERANCE_64, Cut, cut
 from karui.graph.cut.removal import Removal
 from karui.graph.inspect import macs, private_copy
 from karui.graph.select import Selection, at_random
@@ -96,10 +97,15 @@ def at_random_half(units: Units, groups: Groups) -> list[set[int]]:
 
 
 def judged(network: nn.Module, made: Cut, case: Case) -> dict[str, Any]:
-    """The error has to be small against the answers, and against what they differ between inputs."""
+    """The error has to be small against the answers, and against what they differ between inputs.
+
+    "exact64": in float64 it is, and float32 is too coarse for this network with random weights.
+    """
     error, told = difference(network, made, case), spread(made.model, case.inputs(5))
     if not made.removed:
         verdict = "nothing"
+    elif error > TOLERANCE and difference(*in_double(network, made, case)) <= TOLERANCE_64:
+        verdict = "exact64"
     elif error <= TOLERANCE:
         verdict = "exact" if error <= told / 100 else "dead"
     else:
@@ -111,6 +117,12 @@ def judged(network: nn.Module, made: Cut, case: Case) -> dict[str, Any]:
         "spread": told,
         "dropped": len(made.dropped),
     }
+
+
+def in_double(network: nn.Module, made: Cut, case: Case) -> tuple[nn.Module, Cut, Case]:
+    twins = copy.deepcopy(network).double(), copy.deepcopy(made.model).double()
+    inputs = replace(case, inputs=lambda rows: tuple(tensor.double() for tensor in case.inputs(rows)))
+    return twins[0], replace(made, model=twins[1]), inputs
 
 
 def images_of(size: int) -> Inputs:

@@ -103,7 +103,8 @@ def child(args: argparse.Namespace, name: str, peer: bool, answers: Any) -> None
 def report(found: dict[str, dict[str, Any]], peers: dict[str, dict[str, Any]]) -> None:
     print("# Real architectures, half of everything removed at random\n")
     print("Random weights. Cut model against the uncut one whose removed slices are zero, on fresh inputs;")
-    print("exact: at most 1e-5 of the largest answer. Trace and units: CPU seconds of one thread.\n")
+    print("exact: at most 1e-5 of the largest answer; exact64: at most 1e-9 in float64, where float32 is too")
+    print("coarse for the network with random weights. Trace and units: CPU seconds of one thread.\n")
     for library, title in (("timm", "timm"), ("torchvision", "torchvision")):
         rows = {name: one for name, one in found.items() if name.startswith(library)}
         print(f"- **{title}**: {summary(list(rows.values()))}")
@@ -128,7 +129,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     return f"{len(rows)} models: {words}; {limit}"
 
 
-VERDICTS = ("exact", "nothing", "refused", "hang", "CRASH", "dead", "WRONG")
+VERDICTS = ("exact", "exact64", "nothing", "refused", "hang", "CRASH", "dead", "WRONG")
 
 
 def built(one: dict[str, Any]) -> float:

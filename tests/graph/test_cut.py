@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 
 import pytest
 import torch
@@ -56,3 +57,31 @@ def test_what_only_longer_inputs_read_of_a_table_stays():
     found = karui.apply("prune_channels:importance=ln", net, inputs=x, calibrate=[x])
     assert found.model.table.shape == (32, 6)
     assert found.model(torch.randn(2, 9, 8)).shape == (2, 9, 3)
+
+
+class Amplifying(nn.Module):
+    """(n, 8) -> (n, 3); what its last layer rounds grows a hundred thousand times."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 64), nn.Linear(64, 3)
+
+    def forward(self, x):
+        y = self.last(torch.relu(self.first(x)))
+        for _ in range(6):
+            y = torch.sin(7 * y)
+        return y
+
+
+def test_a_network_that_amplifies_rounding_is_verified_in_float64():
+    torch.manual_seed(0)
+    net, x = Amplifying().eval(), torch.randn(20, 8)
+    found = karui.apply("prune_channels:importance=ln,compensate=false", net, inputs=x, calibrate=[x])
+    assert len(found.model.first.weight) == 32
+    assert found.model.first.weight.dtype == torch.float32
+    masked = copy.deepcopy(net)
+    kept = found.facts["positions"]["first.weight"]["0"]
+    with torch.no_grad():
+        masked.last.weight[:, [i for i in range(64) if i not in kept]] = 0
+    assert (found.model(x) - masked(x)).abs().max() > 1e-5  # float32 cannot tell
+    assert (found.model.double()(x.double()) - masked.double()(x.double())).abs().max() < 1e-9
