@@ -4,7 +4,8 @@ A call costs a constant, something for every element that the layers give out, a
 multiplication, at a price of each layer's own. A width that is no multiple of what the runtime's kernels
 work with costs more: the penalties of multiples of 2, 4, 8, ... are learned with the rest, so that stairs
 come out of measurements instead of being assumed. All prices are at least zero, and start from the share
-of the multiplications that a layer makes.
+of the multiplications that a layer makes. What prices cannot explain about a timed model is expected of
+models like it (kriging: Krige 1951), so that a model that was timed is predicted as it was timed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ CONSTANT, ELEMENTS = 0.1, 0.2  # of a call's time, before anything is known
 NOISE = 0.02  # of a timing, as a share of the original's
 PENALTY = 0.3  # that widths may cost before it is a surprise, in shares of the multiplications' price
 SWEEPS = 300  # of coordinate descent
+UNEXPLAINED = 0.05  # of the original's time, that prices are usually off by
+ALIKE = 0.1  # of the original's time, that two models differ by, where one tells a third about the other
 
 
 @dataclass
@@ -45,10 +48,12 @@ class Staircase:
     weights: list[float] = field(default_factory=list)
     assumed: Floats = field(init=False)
     prices: Floats = field(init=False)
+    pulls: Floats = field(init=False)  # of each timed model on the prediction of one like it
 
     def __post_init__(self) -> None:
         macs = (1 - CONSTANT - ELEMENTS) * self.full / max(self.full.sum(), 1.0)
         self.prices = self.assumed = np.concatenate([[CONSTANT, ELEMENTS], np.zeros(len(MULTIPLES)), macs])
+        self.pulls = np.zeros(0)
 
     def features(self, gone: Gone) -> Floats:
         """Constant, elements, penalties by multiple, and each layer's share of its own multiplications."""
@@ -69,10 +74,20 @@ class Staircase:
             self.rows.append(self.features(gone))
             self.shares.append(share)
             self.weights.append(weight)
-        self.prices = fitted(np.array(self.rows), np.array(self.shares), np.array(self.weights), self.assumed)
+        rows, shares, weights = np.array(self.rows), np.array(self.shares), np.array(self.weights)
+        self.prices = fitted(rows, shares, weights, self.assumed)
+        likeness = np.array([self.likeness(row) for row in rows])
+        doubt = np.diag((NOISE / UNEXPLAINED) ** 2 / weights)
+        self.pulls = np.linalg.solve(likeness + doubt, shares - rows @ self.prices)
+
+    def likeness(self, row: Floats) -> Floats:
+        """Of a model to each that was timed: 1 for the same, and near 0 where much of the time differs."""
+        return np.asarray(np.exp(-(np.abs(np.array(self.rows) - row) @ self.prices) / ALIKE))
 
     def share(self, gone: Gone) -> float:
-        return float(self.features(gone) @ self.prices)
+        row = self.features(gone)
+        unexplained = float(self.likeness(row) @ self.pulls) if self.rows else 0.0
+        return float(row @ self.prices) + unexplained
 
     @property
     def penalties(self) -> dict[str, float]:
