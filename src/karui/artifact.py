@@ -23,6 +23,7 @@ from karui.units import Bytes
 
 MANIFEST = "manifest.json"
 SCHEMA = "karui.artifact/1"
+BESIDE = ("ranges.json", "ranges.safetensors")  # what the runtime does not read: the quantization table
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,18 @@ class Artifact:
 
     @property
     def size_bytes(self) -> Bytes:
-        """Bytes on disk of everything the runtime needs (the manifest is not counted)."""
-        return sum((self.folder / name).stat().st_size for name in self.files)
+        """Bytes on disk of everything the runtime needs (what only karui reads is not counted)."""
+        return sum((self.folder / name).stat().st_size for name in self.needed)
 
     @property
     def size_compressed_bytes(self) -> Bytes:
         """Bytes after general-purpose compression (zlib, level 6), as a download would be."""
-        return sum(len(zlib.compress((self.folder / f).read_bytes(), 6)) for f in self.files)
+        return sum(len(zlib.compress((self.folder / f).read_bytes(), 6)) for f in self.needed)
+
+    @property
+    def needed(self) -> list[str]:
+        """The files that the runtime reads."""
+        return [name for name in self.files if name not in BESIDE]
 
 
 def save_artifact(artifact: Artifact) -> Artifact:

@@ -90,6 +90,7 @@ def test_int8_kernels_are_counted_in_onnx_runtimes_own_graph(bench):
         "int8_kernels": 3,
         "float_kernels": 0,
         "fallback": [],
+        "int8_macs": 1.0,
     }
 
 
@@ -145,7 +146,7 @@ def test_a_model_that_would_stay_float_is_a_failed_build(bench):
         ("int8", {"layers": {"Net": 1, "LSTM": 1}}, "leaves LSTM in float"),
         ("int8_dynamic", {"layers": {"Net": 1, "LSTM": 1}}, None),
         ("int8_dynamic", {"layers": {"Net": 1, "GRU": 1, "Linear": 1}}, None),
-        ("int8", {"form": "onnx", "layers": {}}, None),
+        ("int8", {"form": "onnx", "layers": {}}, "quantizer=onnxruntime"),
         ("int8_dynamic", {"form": "onnx", "layers": {}}, None),
     ],
 )
@@ -219,7 +220,7 @@ def given_as_onnx(bench, name, numerics, folder):
 def test_a_model_given_as_onnx(bench, precision, tmp_path):
     (tmp_path / "given").mkdir(), (tmp_path / "built").mkdir()
     source = given_as_onnx(bench, "cnn", precision, tmp_path / "given")
-    OnnxRuntime().build(source, tmp_path / "built")
+    OnnxRuntime(quantizer="onnxruntime").build(source, tmp_path / "built")
     answered = OnnxRuntime().load(tmp_path / "built", source.signature, 1)(source.probe)
     assert cosine(answered[0], bench.net("cnn").outputs[0]) > 0.99
 

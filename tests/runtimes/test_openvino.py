@@ -175,7 +175,7 @@ def test_a_rule_that_fits_nothing_is_no_silent_success(bench):
         ("int8[head=bf16]", {}, "not in bf16"),
         ("fp16[head=fp32]", {}, "only INT8 takes rules"),
         ("int8[head=fp32]", {}, None),
-        ("int8", {"form": "onnx", "layers": {}}, None),
+        ("int8", {"form": "onnx", "layers": {}}, "quantizer=nncf"),
     ],
 )
 def test_refusals_cost_nothing_and_say_why(numerics, facts, said):
@@ -189,9 +189,9 @@ def test_one_calibration_sample_is_enough_to_build(bench, tmp_path):
 
 
 def test_ranges_are_the_extremes_unless_asked_otherwise(bench):
-    bench.build(f"{NAME}:ranges=mean", "mlp", "int8")
+    bench.build(f"{NAME}:calibration=mean,quantizer=nncf", "mlp", "int8")
     inputs, original = bench.net("mlp").inputs, bench.net("mlp").outputs[0]
-    clipped = bench.predict(f"{NAME}:ranges=mean", "mlp", "int8")(inputs)[0]
+    clipped = bench.predict(f"{NAME}:calibration=mean,quantizer=nncf", "mlp", "int8")(inputs)[0]
     assert far(bench.predict(NAME, "mlp", "int8")(inputs)[0], original) < far(clipped, original)
 
 
@@ -222,7 +222,7 @@ def test_a_model_given_as_onnx(bench, precision, tmp_path):
     kept = bench.net("cnn").folder / "exported-20.onnx"
     (tmp_path / "given" / "model.onnx").write_bytes(kept.read_bytes())
     source = dataclasses.replace(bench.net("cnn").source(Numerics(precision)), folder=tmp_path / "given")
-    OpenVino().build(source, tmp_path / "built")
+    OpenVino(quantizer="nncf").build(source, tmp_path / "built")
     answered = OpenVino().load(tmp_path / "built", source.signature, 1)(source.probe)
     assert cosine(answered[0], bench.net("cnn").outputs[0]) > 0.99
 
@@ -263,7 +263,8 @@ from karui.runtimes.openvino import OpenVino
 s = Signature('args', (Port('x', 'float32', (None, 16)),), (Port('output', 'float32', (None, 5)),))
 x = {'x': np.random.default_rng(0).normal(size=(8, 16)).astype('float32')}
 folder = pathlib.Path(sys.argv[2])
-OpenVino().build(runtimes.Source(pathlib.Path(sys.argv[1]), s, Numerics('int8'), x, x), folder)
+source = runtimes.Source(pathlib.Path(sys.argv[1]), s, Numerics('int8'), x, x)
+OpenVino(quantizer='nncf').build(source, folder)
 import nncf.telemetry.wrapper as wrapper
 assert not isinstance(wrapper.telemetry, wrapper.NNCFTelemetry)
 assert 'openvino_telemetry' not in sys.modules
@@ -301,5 +302,5 @@ def test_the_guard_against_telemetry_can_fail(tmp_path):
 
 
 def test_options_come_from_the_recipes_text():
-    assert runtimes.load(parse_named("openvino:ranges=mean")) == OpenVino("mean")
+    assert runtimes.load(parse_named("openvino:calibration=mean")) == OpenVino("mean")
     assert not OpenVino().casts_in_torch("bf16")

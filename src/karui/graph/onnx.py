@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from karui.numerics import Numerics
 
 if TYPE_CHECKING:
     from karui.data import Array, Arrays
+    from karui.runtimes import Ask
 
 OPSET = 20
 LARGE_BYTES = 2_000_000_000  # a protobuf file holds less than 2 GiB; larger weights go beside it
@@ -58,9 +59,21 @@ def export_onnx(captured: Path, signature: Signature, path: Path, opset: int = O
 
 
 def export_program(program: Path, signature: Signature, path: Path, opset: int) -> None:
-    import torch
-
     from karui.graph.program import open_exported
+
+    model = as_onnx(open_exported(program), signature, opset)
+    with foreign(BuildFailed, "the exported ONNX model could not be written"):
+        write(model, path)
+
+
+def as_onnx(
+    program: Any, signature: Signature, opset: int, translations: Mapping[Any, Any] | None = None
+) -> Any:
+    """An exported program as an ``onnx_ir`` model with the user's names.
+
+    translations: operations of the program that ONNX does not know, and how they are written.
+    """
+    import torch
 
     with (
         foreign(
@@ -71,19 +84,28 @@ def export_program(program: Path, signature: Signature, path: Path, opset: int) 
         quiet(),
     ):
         exported = torch.onnx.export(
-            open_exported(program),
+            program,
             (),
             dynamo=True,
             opset_version=opset,
             input_names=[port.name for port in signature.inputs],
             output_names=output_names(signature),
             verbose=False,
+            custom_translation_table=dict(translations or {}),
         )
         assert exported is not None
         tidy(exported.model, signature)
-        weights = [value.const_value for value in exported.model.graph.initializers.values()]
-        size_bytes = sum(weight.nbytes for weight in weights if weight is not None)
-        exported.save(path, external_data=size_bytes > LARGE_BYTES)
+    return exported.model
+
+
+def write(model: Any, path: Path) -> None:
+    """Save an ``onnx_ir`` model; what is too large for one file goes beside it."""
+    import onnx_ir as ir
+
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    size_bytes = sum(weight.nbytes for weight in weights if weight is not None)
+    large = f"{path.name}.data" if size_bytes > LARGE_BYTES else None
+    ir.save(model, path, external_data=large)
 
 
 def output_names(signature: Signature) -> list[str]:
@@ -209,6 +231,22 @@ def refuses_rules(numerics: Numerics) -> str | None:
     return f"a layer of an INT8 model can stay in fp32, not in {', '.join(sorted(other))}" if other else None
 
 
+def refuses_table(ask: Ask, own: str) -> str | None:
+    """Why karui's table of ranges cannot be had; ``own``: what the runtime's own quantizer is called."""
+    if ask.form == "torch":
+        return None
+    return f"the model was given as ONNX, and ranges are kept by torch module: quantizer={own}"
+
+
+def refuse_learned(captured: Path) -> None:
+    """Raise Unsupported where steps have settled ranges: a quantizer that finds its own would drop them."""
+    if (captured / "ranges.json").is_file():
+        raise Unsupported(
+            "earlier steps have settled ranges of weights or activations, and this quantizer finds its own",
+            fix="int8 with the quantizer karui",
+        )
+
+
 def only_recurrent(layers: Mapping[str, int]) -> str:
     """The recurrent layers of a model that has no other layer with a weight matrix, else nothing."""
     other = any(is_product(layer) or "Conv" in layer for layer in layers)
@@ -240,6 +278,12 @@ def path_of(node: str, weight: str = "") -> str:
     """The module path told by a node's name (``head/linear``), or else by its weight's."""
     owner, slash, _ = node.removeprefix("fused ").partition("/")
     return owner if slash and owner else weight.rpartition(".")[0]
+
+
+def covered(macs: Mapping[str, float], names: Iterable[str]) -> float:
+    """The share of the layers' multiplications that is done by kernels of these names."""
+    done = {path_of(name) for name in names}
+    return sum(many for layer, many in macs.items() if layer in done) / max(sum(macs.values()), 1.0)
 
 
 def batches(arrays: Arrays, signature: Signature, at_most: int) -> Iterator[Arrays]:

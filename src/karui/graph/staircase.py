@@ -78,7 +78,7 @@ class Staircase:
         self.prices = fitted(rows, shares, weights, self.assumed)
         likeness = np.array([self.likeness(row) for row in rows])
         doubt = np.diag((NOISE / UNEXPLAINED) ** 2 / weights)
-        self.pulls = np.linalg.solve(likeness + doubt, shares - rows @ self.prices)
+        self.pulls = np.asarray(np.linalg.solve(likeness + doubt, shares - rows @ self.prices), np.float64)
 
     def likeness(self, row: Floats) -> Floats:
         """Of a model to each that was timed: 1 for the same, and near 0 where much of the time differs."""

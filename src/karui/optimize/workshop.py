@@ -22,6 +22,7 @@ from karui.errors import BuildFailed, KaruiError, MeasureFailed, Unsupported, fo
 from karui.graph.call import run_all
 from karui.graph.capture import capture
 from karui.graph.inspect import private_copy
+from karui.graph.ranges.table import Table, save_table
 from karui.optimize.clock import RuntimeClock
 from karui.optimize.job import Job
 from karui.optimize.origin import copy_onnx
@@ -125,27 +126,31 @@ class Workshop:
         if (key := steps_key(recipe)) in self.refused:
             raise self.refused[key]
         try:
-            model, accounts = self.changed(private_copy(origin.model), recipe)
+            model, accounts, ranges = self.changed(private_copy(origin.model), recipe)
         except KaruiError as error:
             self.refused[key] = error  # steps can take long; another precision would hear the same
             raise
         captured = capture(model, signature, self.job.example, folder, precision)
+        if ranges:
+            save_table(ranges, folder)
         if accounts:
             (folder / "steps.json").write_text(json.dumps(accounts, indent=1), encoding="utf-8")
         return folder, captured
 
-    def changed(self, model: nn.Module, recipe: Recipe) -> tuple[nn.Module, dict[str, Any]]:
-        """``model`` after the recipe's steps, and the account of each."""
-        job, accounts = self.job, dict[str, Any]()
+    def changed(self, model: nn.Module, recipe: Recipe) -> tuple[nn.Module, dict[str, Any], Table]:
+        """``model`` after the recipe's steps, the account of each, and what they learned of its ranges."""
+        job, accounts, ranges = self.job, dict[str, Any](), Table()
         clock = self.clock(recipe)
-        given = techniques.Given(job.example, job.splits.calibrate.inputs, job.signature, job.train, clock)
+        data = job.splits.calibrate.inputs
         for step in recipe.steps:
+            given = techniques.Given(job.example, data, job.signature, job.train, clock, ranges)
             with closing(clock):
                 applied = techniques.load(step).apply(model, given)
             if not applied.touched:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(applied.skipped.items())[:3])
                 raise Unsupported(f"{step} found nothing to change in this model", why=why)
             model = applied.model
+            ranges = ranges.with_(applied.ranges or {})
             accounts[str(step)] = {
                 "touched": list(applied.touched),
                 "skipped": dict(applied.skipped),
@@ -154,7 +159,7 @@ class Workshop:
         if recipe.steps:
             self.accounts[steps_key(recipe)] = accounts
             self.keep_answers(model, reference_folder(self.job.data, recipe))
-        return model, accounts
+        return model, accounts, ranges
 
     def clock(self, recipe: Recipe) -> RuntimeClock:
         """Of the recipe's runtime and precision; what it remembers holds for models of this structure."""

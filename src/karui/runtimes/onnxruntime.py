@@ -1,14 +1,15 @@
 """ONNX Runtime on the CPU. The folder holds one plain ``model.onnx``.
 
-Static INT8 is a QDQ file (u8 activations, s8 weights per channel: the fast pair on x86), calibrated
-on the task's data; dynamic INT8 stores the weights of matrix products and LSTMs as u8.
+Static INT8 is a QDQ file (u8 activations, s8 weights per channel: the fast pair on x86), emitted from
+karui's table of ranges, which lies beside it; dynamic INT8 stores the weights of matrix products and LSTMs
+as u8.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,15 +22,17 @@ from karui.errors import BuildFailed, foreign
 from karui.graph.onnx import (
     OPSET,
     answers,
-    batches,
+    covered,
     export_onnx,
     is_product,
-    kept_in_float,
     only_recurrent,
-    path_of,
     quiet,
+    refuse_learned,
     refuses_rules,
+    refuses_table,
+    write,
 )
+from karui.graph.ort_quantizers import METHODS, dynamic_int8, module_paths, prepared, static_int8
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -62,43 +65,72 @@ FLOAT_KERNELS = (
     "MultiHeadAttention",
     *RECURRENT,
 )
-DYNAMIC = ("MatMul", "Gemm", "LSTM")  # never Conv: its dynamic kernels are slower than FP32
-CALIBRATE_ROWS = 16  # samples held at once while ranges are found
 
 
 @final
 @dataclass(frozen=True)
 class OnnxRuntime(Runtime):
-    """``calibration`` and ``per_channel`` are of static INT8."""
+    """``calibration``, ``per_channel`` and ``quantizer`` (karui's table, or ONNX Runtime's own) are of
+    static INT8.
+    """
 
     opset: int = OPSET
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
     per_channel: bool = True
+    quantizer: Literal["karui", "onnxruntime"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:
         if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
             return f"the package {missing[0]!r} is not installed: pip install 'karui[onnxruntime]'"
         if ask.numerics.default == "bf16":
             return "ONNX Runtime's CPU kernels have no bfloat16"
-        if ask.numerics.default == "int8" and not ask.calibrated:
-            return "static INT8 needs calibration data"
+        if ask.numerics.default == "int8" and (reason := self.refuses_int8(ask)):
+            return reason
         return refuses_rules(ask.numerics) or refuses_layers(ask)
+
+    def refuses_int8(self, ask: Ask) -> str | None:
+        if not ask.calibrated:
+            return "static INT8 needs calibration data"
+        if self.quantizer == "karui":
+            return refuses_table(ask, "onnxruntime")
+        if self.calibration not in METHODS:
+            return f"ONNX Runtime's own quantizer has no {self.calibration}; it has {', '.join(METHODS)}"
+        return None
 
     def casts_in_torch(self, precision: str) -> bool:
         return False
 
     def build(self, source: Source, folder: Path) -> Built:
-        model = folder / "model.onnx"
+        model, precision = folder / "model.onnx", source.numerics.default
+        if precision == "int8" and self.quantizer == "karui":
+            return self.from_table(source, model)
         with tempfile.TemporaryDirectory() as scratch:
-            if source.numerics.default == "fp32":
+            if precision == "fp32":
                 export_onnx(source.folder, source.signature, model, self.opset)
             else:
                 self.convert(source, Path(scratch), model)
             executed = inspect(model, Path(scratch), source)
-        return Built(executed, reference(model, source) if source.numerics.default == "int8" else None)
+        return Built(executed, reference(model, source) if precision == "int8" else None)
+
+    def from_table(self, source: Source, model: Path) -> Built:
+        """Static INT8 from the table of ranges."""
+        from karui.graph.ranges import emit_onnx, profiles
+        from karui.graph.ranges.program import quantized
+        from karui.graph.ranges.table import save_table
+
+        saturates = host.saturates(host.flags())
+        profile = profiles.onnxruntime(saturates=saturates, per_channel=self.per_channel)
+        found = quantized(source, profile, self.calibration)
+        write(emit_onnx.emit(found.program, source.signature, self.opset, profile), model)
+        save_table(found.table, model.parent)
+        with tempfile.TemporaryDirectory() as scratch:
+            executed = inspect(model, Path(scratch), source, found.macs)
+        return Built(executed, found.reference)
 
     def convert(self, source: Source, scratch: Path, model: Path) -> None:
         """Write the model in a lower precision than FP32."""
+        if source.numerics.default.startswith("int8"):
+            refuse_learned(source.folder)
         exported = scratch / "exported.onnx"
         export_onnx(source.folder, source.signature, exported, self.opset)
         precision = source.numerics.default
@@ -106,54 +138,12 @@ class OnnxRuntime(Runtime):
             if precision == "fp16":
                 halve(exported, model)
             elif precision == "int8":
-                self.quantize(source, prepared(exported, scratch), model)
+                static_int8(source, prepared(exported, scratch), model, self.calibration, self.per_channel)
             else:
-                store_int8(source, prepared(exported, scratch), model)
-
-    def quantize(self, source: Source, prepared: Path, model: Path) -> None:
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-        methods = {
-            "minmax": CalibrationMethod.MinMax,
-            "entropy": CalibrationMethod.Entropy,
-            "percentile": CalibrationMethod.Percentile,
-        }
-        quantize_static(
-            prepared,
-            model,
-            Reader(source),
-            quant_format=QuantFormat.QDQ,
-            per_channel=self.per_channel,
-            reduce_range=host.saturates(host.flags()),
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded(prepared, source),
-            calibrate_method=methods[self.calibration],
-            extra_options={"CalibStridedMinMax": 1},  # merge ranges after every batch, for bounded memory
-        )
+                dynamic_int8(source, prepared(exported, scratch), model)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         return predictor(session_of(folder / "model.onnx", threads), signature)
-
-
-class Reader:
-    """Calibration data as ONNX Runtime wants it read: so many batches, given out in order."""
-
-    def __init__(self, source: Source) -> None:
-        rows = len(next(iter(source.calibrate.values())))
-        size = CALIBRATE_ROWS if source.signature.dynamic_batch else source.signature.batch
-        self.count, self.left = -(-rows // size), 0
-        self.stream = batches(source.calibrate, source.signature, CALIBRATE_ROWS)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self.left = end_index - start_index
-
-    def get_next(self) -> Arrays | None:
-        self.left -= 1
-        return next(self.stream, None) if self.left >= 0 else None
 
 
 def refuses_layers(ask: Ask) -> str | None:
@@ -174,75 +164,9 @@ def halve(exported: Path, model: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(str(exported)), keep_io_types=True), str(model))
 
 
-def prepared(exported: Path, scratch: Path) -> Path:
-    """The model with known shapes and every node named, as the quantizers need it."""
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    path = scratch / "prepared.onnx"
-    try:
-        with foreign(BuildFailed, "symbolic shape inference failed"):
-            quant_pre_process(exported, path)
-    except BuildFailed:
-        quant_pre_process(exported, path, skip_symbolic_shape=True)
-    model = onnx.load(str(path))
-    for i, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{i}"
-    untie(model.graph)
-    onnx.save(model, str(path))
-    return path
-
-
-def untie(graph: Any) -> None:
-    """Give each Gemm a weight of its own.
-
-    The dynamic quantizer transposes it in place, once a reader; the static one quantizes it along
-    the axis of its last reader.
-    """
-    readers = Counter(name for node in graph.node for name in set(node.input))
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        name = node.input[1] if node.op_type == "Gemm" else ""
-        if name in stored and readers[name] > 1:
-            readers[name] -= 1
-            twin = graph.initializer.add()
-            twin.CopyFrom(stored[name])
-            twin.name = node.input[1] = f"{node.name}.{name}"
-
-
-def store_int8(source: Source, prepared: Path, model: Path) -> None:
-    """Dynamic INT8: weights stored as u8, ranges of activations found at each call."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    kept = excluded(prepared, source)
-    kept += [f"{name}_MatMul" for name in kept]  # what the quantizer calls a Gemm it has taken apart
-    quantize_dynamic(
-        prepared,
-        model,
-        weight_type=QuantType.QUInt8,
-        op_types_to_quantize=list(DYNAMIC),
-        nodes_to_exclude=kept,
-    )
-
-
-def excluded(prepared: Path, source: Source) -> list[str]:
-    """Names of the nodes that a rule keeps in FP32."""
-    import onnx
-
-    graph = onnx.load(str(prepared)).graph
-    return kept_in_float(module_paths(graph, graph.node), source.numerics)
-
-
-def module_paths(graph: Any, nodes: Sequence[Any]) -> dict[str, str]:
-    """The module path of each node, told by its name or by its weight's."""
-    stored = {tensor.name for tensor in graph.initializer}
-    return {
-        node.name: path_of(node.name, next((name for name in node.input if name in stored), ""))
-        for node in nodes
-    }
-
-
-def inspect(model: Path, scratch: Path, source: Source) -> dict[str, Any]:
+def inspect(
+    model: Path, scratch: Path, source: Source, macs: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """What ONNX Runtime makes of ``model``, read from its own optimised graph.
 
     The last optimisations only move layouts and fold casts; for INT8 they are left out, since they
@@ -257,10 +181,10 @@ def inspect(model: Path, scratch: Path, source: Source) -> dict[str, Any]:
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
     with foreign(BuildFailed, "ONNX Runtime cannot open the model"):
         ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    return executed(onnx.load(str(path), load_external_data=False).graph, source)
+    return executed(onnx.load(str(path), load_external_data=False).graph, source, macs)
 
 
-def executed(graph: Any, source: Source) -> dict[str, Any]:
+def executed(graph: Any, source: Source, macs: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Counts of the kernels that do the work. Raises BuildFailed when they are not what was asked for."""
     asked, nodes = source.numerics.default, list(every_node(graph))
     int8 = [node for node in nodes if node.op_type in INT8_KERNELS]
@@ -283,6 +207,8 @@ def executed(graph: Any, source: Source) -> dict[str, Any]:
         reasons = "; ".join(f"{entry['op']}: {entry['reason']}" for entry in fallback[:3])
         raise BuildFailed("no layer of the model would run in INT8", why=reasons or "it has no such layer")
     detail = listed(int8) + (f"; in float: {listed(floats)}" if floats else "")
+    if macs:
+        counts["int8_macs"] = round(covered(macs, [node.name for node in int8]), 4)
     return counts | {"precision": asked, "detail": detail, "fallback": fallback}
 
 

@@ -1,7 +1,8 @@
 """OpenVINO on the CPU. The folder holds ``model.xml``, ``model.bin`` and ``openvino.json``.
 
 OpenVINO chooses its own arithmetic unless told (on a CPU with bfloat16 it leaves FP32 by itself), so
-``openvino.json`` keeps the precision that ``load`` pins. Static INT8 is made by NNCF.
+``openvino.json`` keeps the precision that ``load`` pins. Static INT8 is emitted from karui's table of
+ranges, which lies beside it, or made by NNCF.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from karui import host
 from karui.errors import BuildFailed, Unsupported, foreign
 from karui.graph.onnx import (
+    OPSET,
     answers,
     batches,
+    covered,
     export_onnx,
     kept_in_float,
     only_recurrent,
     path_of,
     quiet,
+    refuse_learned,
     refuses_rules,
+    refuses_table,
+    write,
 )
 from karui.runtimes import Ask, Built, Runtime, Source
 
@@ -74,28 +80,36 @@ LITERAL = {"LP_TRANSFORMS_MODE": False, "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  #
 @final
 @dataclass(frozen=True)
 class OpenVino(Runtime):
-    """``ranges`` of INT8 activations: their extremes, or the mean over samples of each one's extremes.
+    """``calibration`` and ``quantizer`` (karui's table, or NNCF) are of static INT8.
 
-    The mean is NNCF's own choice; it clips, and lost 5 to 20 dB against the extremes on four of five
-    networks of the benchmark.
+    "mean", over samples of each one's extremes, is NNCF's own choice; it clips, and lost 5 to 20 dB against
+    the extremes on four of five networks of the benchmark.
     """
 
-    ranges: Literal["minmax", "mean"] = "minmax"
+    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy", "mean"] = "minmax"
+    quantizer: Literal["karui", "nncf"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:
         precision = ask.numerics.default
-        needed = ["onnx", "onnxscript"] * (ask.form == "torch") + ["nncf"] * (precision == "int8")
+        nncf = precision == "int8" and self.quantizer == "nncf"
+        needed = ["onnx", "onnxscript"] * (ask.form == "torch") + ["nncf"] * nncf
         if missing := [name for name in needed if find_spec(name) is None]:
             return f"the package {missing[0]!r} is not installed: pip install 'karui[openvino]'"
         if precision == "bf16" and not BFLOAT16 & set(ask.flags):
             return "this CPU has no bfloat16 instructions"
         if precision == "int8_dynamic":
             return "OpenVINO's CPU quantizes activations dynamically only for language models of INT8 weights"
-        if precision == "int8" and not ask.calibrated:
+        return (self.refuses_int8(ask) if precision == "int8" else None) or refuses_rules(ask.numerics)
+
+    def refuses_int8(self, ask: Ask) -> str | None:
+        if not ask.calibrated:
             return "static INT8 needs calibration data"
-        if precision == "int8" and (recurrent := only_recurrent(ask.layers)):
+        if recurrent := only_recurrent(ask.layers):
             return f"INT8 leaves {recurrent} in float, and there is no other layer to quantize"
-        return refuses_rules(ask.numerics)
+        mine = {"karui": self.calibration != "mean", "nncf": self.calibration in ("minmax", "mean")}
+        if not mine[self.quantizer]:
+            return f"the quantizer {self.quantizer} has no calibration {self.calibration!r}"
+        return refuses_table(ask, "nncf") if self.quantizer == "karui" else None
 
     def casts_in_torch(self, precision: str) -> bool:
         return False
@@ -104,15 +118,38 @@ class OpenVino(Runtime):
         precision = source.numerics.default
         hint = "bf16" if precision == "bf16" else "f32"
         (folder / "openvino.json").write_text(json.dumps({"precision_hint": hint}), encoding="utf-8")
+        if precision == "int8" and self.quantizer == "karui":
+            return self.from_table(source, folder)
         kept, products = self.convert(source, folder / "model.xml")
-        with foreign(BuildFailed, "OpenVINO cannot open the model"):
-            kernels = kernels_of(compiled_from(folder, 1), products)
-        ran = executed(kernels, precision, kept)
+        ran = executed(kernels_in(folder, products), precision, kept)
         return Built(ran, reference(folder, source, products) if precision == "int8" else None)
+
+    def from_table(self, source: Source, folder: Path) -> Built:
+        """Static INT8 from the table of ranges."""
+        from karui.graph.ranges import emit_onnx, profiles
+        from karui.graph.ranges.program import quantized
+        from karui.graph.ranges.table import save_table
+
+        profile = profiles.openvino(saturates=host.saturates(host.flags()))
+        found = quantized(source, profile, self.calibration)
+        with tempfile.TemporaryDirectory() as scratch:
+            exported = Path(scratch) / "model.onnx"
+            write(emit_onnx.emit(found.program, source.signature, OPSET, profile), exported)
+            with foreign(BuildFailed, "OpenVINO could not read the quantized model"), quiet():
+                model = ov.Core().read_model(exported)
+                ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        save_table(found.table, folder)
+        kernels = kernels_in(folder, products_of(model))
+        kept = {name for name, path in module_paths(model).items() if source.numerics.of(path) == "fp32"}
+        int8 = [name for kernel in kernels if kernel.precision in INT8 for name in kernel.names]
+        share = {"int8_macs": round(covered(found.macs, int8), 4)}
+        return Built(executed(kernels, "int8", kept) | share, found.reference)
 
     def convert(self, source: Source, path: Path) -> tuple[set[str], set[str]]:
         """Write the model; tells the operations that rules keep in FP32, and the matrix products."""
         precision = source.numerics.default
+        if precision == "int8":
+            refuse_learned(source.folder)
         with tempfile.TemporaryDirectory() as scratch:
             exported = Path(scratch) / "model.onnx"
             export_onnx(source.folder, source.signature, exported)
@@ -120,36 +157,37 @@ class OpenVino(Runtime):
                 model = ov.Core().read_model(exported)
                 kept = kept_in_float(module_paths(model), source.numerics)
                 if precision == "int8":
-                    model = self.quantize(model, source, kept)
+                    model = by_nncf(model, source, kept, self.calibration)
                 ov.save_model(model, path, compress_to_fp16=precision == "fp16")
                 return set(kept), products_of(model)
 
-    def quantize(self, model: Any, source: Source, kept: list[str]) -> Any:
-        nncf = silent_nncf()
-        from nncf.quantization.advanced_parameters import OverflowFix
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-        rows = CALIBRATE_ROWS if self.ranges == "minmax" else 1
-        items = list(batches(source.calibrate, source.signature, rows))
-        advanced = nncf.AdvancedQuantizationParameters()
-        if host.saturates(host.flags()):
-            advanced.overflow_fix = OverflowFix.ENABLE
-        if self.ranges == "minmax":
-            advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
-        transformer = has_attention(model)
-        if transformer:  # SmoothQuant on products gives garbage beyond 64 samples on some CPUs
-            advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=-1)
-        return nncf.quantize(
-            model,
-            nncf.Dataset(items),
-            subset_size=len(items),
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            ignored_scope=nncf.IgnoredScope(names=kept),
-            advanced_parameters=advanced,
-        )
-
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         return predictor(compiled_from(folder, threads), signature)
+
+
+def by_nncf(model: Any, source: Source, kept: list[str], calibration: str) -> Any:
+    nncf = silent_nncf()
+    from nncf.quantization.advanced_parameters import OverflowFix
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    rows = CALIBRATE_ROWS if calibration == "minmax" else 1
+    items = list(batches(source.calibrate, source.signature, rows))
+    advanced = nncf.AdvancedQuantizationParameters()
+    if host.saturates(host.flags()):
+        advanced.overflow_fix = OverflowFix.ENABLE
+    if calibration == "minmax":
+        advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
+    transformer = has_attention(model)
+    if transformer:  # SmoothQuant on products gives garbage beyond 64 samples on some CPUs
+        advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=-1)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(items),
+        subset_size=len(items),
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        ignored_scope=nncf.IgnoredScope(names=kept),
+        advanced_parameters=advanced,
+    )
 
 
 def silent_nncf() -> Any:
@@ -209,6 +247,11 @@ class Kernel:
     kind: str
     precision: str
     names: tuple[str, ...]
+
+
+def kernels_in(folder: Path, products: set[str]) -> list[Kernel]:
+    with foreign(BuildFailed, "OpenVINO cannot open the model"):
+        return kernels_of(compiled_from(folder, 1), products)
 
 
 def kernels_of(compiled: Any, products: set[str]) -> list[Kernel]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from karui.data import Arrays
+    from karui.graph.ranges.table import Table
     from karui.measurement import Ratio
     from karui.units import Seconds
 
@@ -49,7 +50,8 @@ class Clock(Protocol):
 class Given:
     """What a technique may use: example inputs, calibration data, the user's training parts, a clock.
 
-    inputs, calibrate: arrays by input name, each (n, ...). clock: None where no runtime is aimed at.
+    inputs, calibrate: arrays by input name, each (n, ...). clock: None where no runtime is aimed at. ranges:
+    what earlier steps have learned for the quantization table (``graph.ranges.table``).
     """
 
     inputs: Arrays
@@ -57,6 +59,7 @@ class Given:
     signature: Signature
     train: Any = None
     clock: Clock | None = None
+    ranges: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,15 @@ class Applied:
     """The changed model and the account of the change.
 
     touched: paths of the modules that were changed. skipped: path -> why it was left as it is.
-    facts: what the step measured or learned, as plain numbers and strings.
+    facts: what the step measured or learned, as plain numbers and strings. ranges: those of weights and
+    activations that it has settled, for the INT8 runtimes to keep to.
     """
 
     model: nn.Module
     touched: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Table | None = None
 
 
 class Technique(ABC):

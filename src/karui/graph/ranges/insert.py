@@ -1,0 +1,114 @@
+"""The program with ``karui::fake_quant`` at every place that a runtime rounds: what it should compute."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from karui.errors import Unsupported
+from karui.graph import fake_quant as _operation  # registers the operation
+from karui.graph.fold import put
+from karui.graph.ranges.places import LAYERS, Profile, in_int8, keys, rounded, weight_path
+from karui.graph.ranges.table import Grid, Range, Table, signed
+from karui.graph.trace import packet
+from karui.numerics import Numerics
+
+assert _operation
+OP = torch.ops.karui.fake_quant.default
+HOME = "ranges"  # the submodule that holds scales and zero points
+
+
+def insert(graph: GraphModule, table: Table, profile: Profile, numerics: Numerics) -> list[Node]:
+    """Put ``fake_quant`` into ``graph``, in place; gives the layers and products that are to run in INT8."""
+    names = keys(graph)
+    chosen = in_int8(graph, profile, numerics)
+    places = rounded(graph, profile, numerics)
+    for node in chosen:
+        if packet(node) in LAYERS:
+            round_weight(graph, node, known(table, weight_path(node)), profile)
+    for node, source in places.items():
+        one = known(table, names[source])
+        after(graph, node, one, grid_for(one, profile, names[source]), f"x{len(scales(graph))}")
+    graph.graph.lint()
+    graph.recompile()
+    return chosen
+
+
+def known(table: Table, key: str) -> Range:
+    if key not in table:
+        raise Unsupported(f"the quantization table has no range for {key}", fix="calibrate this model again")
+    return table[key]
+
+
+def grid_for(one: Range, profile: Profile, key: str) -> Grid:
+    """The runtime's grid, or one of fewer bits for a range that is meant so."""
+    grid = profile.grid_of(one.role)
+    if one.role == "weight":
+        return grid if one.bits == 8 and not one.learned else narrower(grid, one, key)
+    if one.bits != 8:
+        raise Unsupported(f"{key} was given {one.bits} bits", why="the runtimes store activations in 8")
+    return grid
+
+
+def narrower(grid: Grid, one: Range, key: str) -> Grid:
+    """A grid of the bits that a weight was rounded or trained for, if it lies inside of the runtime's."""
+    own = signed(one.bits)
+    if own.high > grid.high:
+        raise Unsupported(
+            f"{key} was rounded to {one.bits} bits",
+            why=f"this CPU's kernels take whole numbers up to {grid.high} without saturating",
+            fix=f"round or train it for {one.bits - 1} bits",
+        )
+    return own
+
+
+def round_weight(graph: GraphModule, layer: Node, one: Range, profile: Profile) -> None:
+    weight: Any = layer.args[1]
+    if any(user.target is OP for user in weight.users):
+        layer.replace_input_with(weight, next(user for user in weight.users if user.target is OP))
+        return
+    grid = grid_for(one, profile, weight_path(layer))
+    if not profile.per_channel and not one.learned:
+        one = dataclasses.replace(one, low=one.low.amin(), high=one.high.amax(), axis=-1)
+    with graph.graph.inserting_before(layer):
+        node = call(graph, weight, one, grid, f"w{len(scales(graph))}")
+    layer.replace_input_with(weight, node)
+
+
+def after(graph: GraphModule, node: Node, one: Range, grid: Grid, name: str) -> None:
+    """Every reader of ``node`` reads it rounded, but the program's answer."""
+    before = last_input(graph) if node.op == "placeholder" else node
+    with graph.graph.inserting_before(before.next):
+        quantized = call(graph, node, one, grid, name)
+    for reader in list(node.users):
+        if reader is not quantized and reader.op != "output":
+            reader.replace_input_with(node, quantized)
+
+
+def last_input(graph: GraphModule) -> Node:
+    inputs: list[Node] = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    return inputs[-1]
+
+
+def call(graph: GraphModule, node: Node, one: Range, grid: Grid, name: str) -> Node:
+    scale, zero = one.on(grid)
+    paths = [f"{HOME}.{name}.scale", f"{HOME}.{name}.zero_point"]
+    stored = [
+        graph.graph.get_attr(put(graph, path, value.reshape(-1))) for path, value in zip(paths, (scale, zero))
+    ]
+    axis = one.axis if scale.ndim else -1
+    arguments: Any = (node, *stored, grid.low, grid.high, axis)
+    found = graph.graph.call_function(OP, arguments)
+    found.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
+    return found
+
+
+def scales(graph: GraphModule) -> list[str]:
+    return [
+        name
+        for name, _ in graph.named_parameters()
+        if name.startswith(f"{HOME}.") and name.endswith(".scale")
+    ]

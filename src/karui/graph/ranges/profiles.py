@@ -1,0 +1,35 @@
+"""How each runtime likes its quantized model: measured, where it can be run (docs/techniques/int8.md)."""
+
+from __future__ import annotations
+
+import torch
+
+from karui.graph.ranges.places import BETWEEN, CONVS, TRANSPOSED, Profile
+from karui.graph.ranges.table import S7, S8, U8
+
+aten = torch.ops.aten
+
+
+def onnxruntime(*, saturates: bool, per_channel: bool = True) -> Profile:
+    """u8 activations and s8 weights; results of convolutions on a grid, or its kernel stays in float."""
+    return Profile(
+        activations=U8,
+        weights=S7 if saturates else S8,
+        outputs=(*CONVS, *TRANSPOSED),
+        between=BETWEEN,
+        products=False,
+        bias="int32",
+        clamped=True,
+        per_channel=per_channel,
+    )
+
+
+def openvino(*, saturates: bool, per_channel: bool = True) -> Profile:
+    return Profile(
+        activations=U8,
+        weights=S7 if saturates else S8,
+        outputs=(*CONVS, *TRANSPOSED),
+        between=BETWEEN,
+        products=False,
+        per_channel=per_channel,
+    )

@@ -1,0 +1,141 @@
+"""From a captured model to what a runtime emits: folded, calibrated, and rounded where the runtime rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.fx import GraphModule, Node
+
+from karui.graph.call import tensors_of
+from karui.graph.capture import EXAMPLE_ROWS, LARGEST_BATCH, repeat
+from karui.graph.consumers import tensor_at
+from karui.graph.fold import fold_norms
+from karui.graph.onnx import answers, batches, kept_in_float, quiet
+from karui.graph.program import bare, open_exported, predictor
+from karui.graph.ranges.calibrate import ROWS, calibrate
+from karui.graph.ranges.insert import insert
+from karui.graph.ranges.places import (
+    LAYERS,
+    TRANSPOSED,
+    Profile,
+    layer_of,
+    layers,
+    weight_path,
+)
+from karui.graph.ranges.table import JSON, Table, load_table, save_table
+from karui.graph.trace import ROOT, Walk, module_of, packet
+from karui.numerics import Numerics
+
+if TYPE_CHECKING:
+    from karui.artifact import Signature
+    from karui.data import Array, Arrays
+    from karui.runtimes import Source
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A program with ``fake_quant``, and what it should answer on the probe.
+
+    macs: multiplications a sample of each layer (``places.layer_of``). kept: layers that a rule keeps in
+    float.
+    """
+
+    program: torch.export.ExportedProgram
+    reference: list[Array]
+    table: Table
+    macs: Mapping[str, float]
+    kept: frozenset[str]
+
+
+def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
+    """The captured model of ``source`` with its ranges, found once a model and observer.
+
+    Raises Unsupported when a rule fits no layer, or a range cannot be had.
+    """
+    with quiet(), torch.no_grad():
+        graph, factors = folded(source.folder)
+        check_rules(graph, source.numerics)
+        table = ranges_of(graph, factors, source, observer)
+        macs = macs_of(graph, source.signature, source.calibrate)
+        chosen = insert(graph, table, profile, source.numerics)
+        done = {layer_of(stored_at(node).removeprefix(ROOT)) for node in chosen if packet(node) in LAYERS}
+        return Quantized(
+            program=export(graph, source.signature, source.calibrate),
+            reference=answers(predictor(graph, source.signature), source.probe, source.signature),
+            table=table,
+            macs=macs,
+            kept=frozenset(macs) - done,
+        )
+
+
+def folded(folder: Path) -> tuple[GraphModule, dict[str, torch.Tensor]]:
+    """The captured program without batch norms, and what weights were multiplied by, by their paths."""
+    graph = bare(open_exported(folder / "model.pt2").module())
+    factors = fold_norms(graph)
+    return graph, {path.removeprefix(ROOT): factor for path, factor in factors.items()}
+
+
+def ranges_of(
+    graph: GraphModule, factors: Mapping[str, torch.Tensor], source: Source, observer: str
+) -> Table:
+    """The model's table; what steps have learned stands in the captured model's folder."""
+    kept = source.folder / f"ranges-{observer}-{digest(source.calibrate)}"
+    if (kept / JSON).is_file():
+        return load_table(kept)
+    known = load_table(source.folder) if (source.folder / JSON).is_file() else Table()
+    moved = {path: one.times(factors[path]) if path in factors else one for path, one in known.items()}
+    flat = (tuple(tensors_of(part).values()) for part in batches(source.calibrate, source.signature, ROWS))
+    table = calibrate(graph, flat, observer, Table(moved))
+    kept.mkdir(exist_ok=True)
+    save_table(table, kept)
+    return table
+
+
+def digest(arrays: Arrays) -> str:
+    found = hashlib.sha256()
+    for name, array in arrays.items():
+        found.update(f"{name}{array.shape}{array.dtype}".encode())
+        for row in array:
+            found.update(np.ascontiguousarray(row).data)
+    return found.hexdigest()[:12]
+
+
+def check_rules(graph: GraphModule, numerics: Numerics) -> None:
+    """Raise Unsupported for a rule that fits no module."""
+    kept_in_float({node.name: module_of(node) for node in graph.graph.nodes if module_of(node)}, numerics)
+
+
+def macs_of(graph: GraphModule, signature: Signature, data: Arrays) -> dict[str, float]:
+    """Multiplications a sample of each layer with a stored weight."""
+    rows = 1 if signature.dynamic_batch else signature.batch
+    found: dict[str, float] = {}
+    wanted = set(layers(graph))
+    for node, args, _, value in Walk(graph).steps(*tensors_of(repeat(data, rows)).values()):
+        if node in wanted:
+            many = args[0].numel() if packet(node) in TRANSPOSED else value.numel()
+            weight = tensor_at(graph, stored_at(node))
+            layer = layer_of(weight_path(node))
+            found[layer] = found.get(layer, 0.0) + many * math.prod(weight.shape[1:]) / rows
+    return found
+
+
+def stored_at(layer: Node) -> str:
+    """The path, in the graph, of a layer's weight, also through the ``fake_quant`` before it."""
+    weight: Any = layer.args[1]
+    return str(weight.target if weight.op == "get_attr" else weight.args[0].target)
+
+
+def export(graph: GraphModule, signature: Signature, example: Arrays) -> torch.export.ExportedProgram:
+    """A changed graph as a program again, with the batch it had."""
+    rows = EXAMPLE_ROWS if signature.dynamic_batch else signature.batch
+    tensors = tuple(tensors_of(repeat(example, rows)).values())
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    shapes = tuple({0: batch} for _ in tensors) if signature.dynamic_batch else None
+    return torch.export.export(bare(graph), tensors, dynamic_shapes=shapes, strict=False)
