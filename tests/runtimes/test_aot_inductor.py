@@ -14,7 +14,7 @@ from tests.runtimes.torch_source import Faulty, answers_of, cosine, images, rows
 
 from karui import host
 from karui.artifact import read_signature
-from karui.graph import inductor_int8
+from karui.graph.ranges import emit_pt2e
 from karui.numerics import Numerics
 from karui.recipe import parse_named
 from karui.runtimes import Ask, load
@@ -58,9 +58,10 @@ def test_int8_is_right_at_every_batch_in_a_fresh_process_without_a_compiler(sour
     folder = tmp_path / "artifact"
     folder.mkdir()
     built = aot_inductor.build(given, folder)
-    assert built.executed["int8_kernels"] == 2 and "kept in float: conv" in built.executed["detail"]
+    assert (built.executed["int8_kernels"], built.executed["int8_macs"]) == (3, 1.0)
     assert "avx" in built.executed["instruction_set"]
-    assert [file.name for file in folder.iterdir()] == ["model.pt2"]
+    table = ["ranges.json", "ranges.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == ["model.pt2", *table]
     signature = json.dumps(dataclasses.asdict(given.signature))
     environment = {key: value for key, value in os.environ.items() if key != "CXX"} | {"PATH": ""}
     rows, out = tmp_path / "rows.npy", tmp_path / "out.npz"
@@ -77,8 +78,8 @@ def test_int8_is_right_at_every_batch_in_a_fresh_process_without_a_compiler(sour
 
 
 def test_garbage_from_an_image_of_one_channel_would_be_seen(source, tmp_path, monkeypatch):
-    """Without the exception for it, answers are far from the fake-quant reference."""
-    monkeypatch.setattr(inductor_int8, "is_one_channel", lambda node: False)
+    """Without a second channel, answers are far from the fake-quant reference."""
+    monkeypatch.setattr(emit_pt2e, "widen_images", lambda graph: None)
     given = source[1]
     built = aot_inductor.build(given, tmp_path)
     assert built.executed["int8_kernels"] == 3

@@ -125,14 +125,16 @@ def test_dynamic_ranges_are_close_too_and_weights_are_int8(source):
     assert any("choose_qparams" in target for target in targets(found.program))
 
 
-def asked(precision: str, **facts) -> str | None:
+def asked(precision: str, quantizer: str = "karui", **facts) -> str | None:
     known = {"flags": INT8_CPU, "layers": {"Linear": 1}} | facts
-    return inductor.refuses(Ask(parse_numerics(precision), **known))
+    return inductor.refuses(Ask(parse_numerics(precision), **known), quantizer)
 
 
 def test_what_is_refused_before_it_costs_a_trial(monkeypatch):
     assert [asked(p) for p in ("fp32", "bf16", "fp16", "int8", "int8_dynamic", "int8[a=fp32]")] == [None] * 6
-    assert "VNNI" in asked("int8", flags=("avx2",))
+    assert asked("int8", flags=("avx2",)) is None
+    assert "VNNI" in asked("int8", "torchao", flags=("avx2",))
+    assert "VNNI" in asked("int8_dynamic", flags=("avx2",))
     assert "calibration" in asked("int8", calibrated=False)
     assert asked("int8_dynamic", calibrated=False) is None
     assert "no linear layer" in asked("int8_dynamic", layers={"Conv2d": 2})
@@ -140,7 +142,7 @@ def test_what_is_refused_before_it_costs_a_trial(monkeypatch):
     assert "ONNX" in asked("fp32", form="onnx")
     assert "bf16" in asked("int8[a=bf16]")
     assert "rules" in asked("fp32[a=bf16]")
-    assert "ranges" in inductor.refuses(Ask(Numerics("fp32", (), {"ranges": {}})))
+    assert "ranges" in inductor.refuses(Ask(Numerics("fp32", (), {"ranges": {}})), "karui")
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "compiler" in asked("fp32")
     monkeypatch.setattr(inductor, "find_spec", lambda name: None)

@@ -23,7 +23,7 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 KERNELS = ("qconv", "qlinear")
 
 
-def refuses(ask: Ask) -> str | None:
+def refuses(ask: Ask, quantizer: str) -> str | None:
     """Why Inductor cannot honour ``ask`` on this machine, or None."""
     if ask.form != "torch":
         return "the model was given as ONNX: there is no torch program to compile"
@@ -32,14 +32,15 @@ def refuses(ask: Ask) -> str | None:
     if ask.numerics.default == "fp16" and set(RECURRENT) & set(ask.layers):
         return "recurrent layers have no fp16 kernels: every time step would be compiled, for minutes"
     int8 = ask.numerics.default.startswith("int8")
-    return (refuses_int8(ask) if int8 else None) or refuses_rules(ask.numerics)
+    return (refuses_int8(ask, quantizer) if int8 else None) or refuses_rules(ask.numerics)
 
 
-def refuses_int8(ask: Ask) -> str | None:
+def refuses_int8(ask: Ask, quantizer: str) -> str | None:
     if find_spec("torchao") is None:
         return "INT8 needs the package torchao: pip install 'karui[torchao]'"
-    if not set(VNNI) & set(ask.flags):
-        return "the CPU has no VNNI: its INT8 kernels would saturate, and gain nothing"
+    by_table = ask.numerics.default == "int8" and quantizer == "karui"  # of 7 bits, where 8 would saturate
+    if not by_table and not set(VNNI) & set(ask.flags):
+        return "the CPU has no VNNI, and torchao's 8-bit weights would saturate its kernels"
     if ask.numerics.default == "int8" and not ask.calibrated:
         return "static INT8 needs calibration data"
     if ask.numerics.default == "int8_dynamic" and not any(map(is_linear, ask.layers)):

@@ -1,4 +1,4 @@
-"""INT8 for Inductor: PT2E quantization by torchao, kept clear of two faults of the lowering.
+"""INT8 for Inductor, from karui's table of ranges or by torchao, kept clear of two faults of the lowering.
 
 The INT8 lowering of torch 2.13 and 2.14 silently gives wrong answers for two patterns, so the graph
 never holds them:
@@ -7,7 +7,8 @@ never holds them:
   place *into* ``other``, so that it changes from call to call. Such a sum is written as
   ``linear(x) - (-other)``: the same number, bit for bit, and nothing to fuse.
 - a 2-d convolution over one channel with a dynamic batch: the strides of such an image are ambiguous
-  and the kernel reads along the wrong ones. Such a convolution stays in float.
+  and the kernel reads along the wrong ones. Such a convolution gets a second channel of zeros, or stays in
+  float (torchao).
 
 Scheme: activations 8-bit affine per tensor, weights 8-bit per channel (Jacob et al. 2018, arXiv:1712.05877).
 """
@@ -15,22 +16,25 @@ Scheme: activations 8-bit affine per tensor, weights 8-bit per channel (Jacob et
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import GraphModule, Node
 
+from karui import host
 from karui.errors import BuildFailed, foreign
 from karui.graph.call import tensors_of
-from karui.graph.capture import EXAMPLE_ROWS, LARGEST_BATCH, repeat
-from karui.graph.onnx import answers, batches, kept_in_float, quiet
-from karui.graph.program import bare, predictor
+from karui.graph.onnx import answers, batches, kept_in_float, quiet, refuse_learned
+from karui.graph.program import bare, export, open_exported, predictor
 
 if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.data import Array, Arrays
+    from karui.graph.ranges.table import Table
     from karui.numerics import Numerics
+    from karui.runtimes import Source
 
 aten = torch.ops.aten
 LAYERS = (aten.linear.default, aten.conv2d.default)  # what has INT8 kernels
@@ -42,12 +46,47 @@ PT2E = "torchao.quantization.pt2e"
 class Quantized:
     """A quantized program, and its outputs on the probe, computed literally in float.
 
-    ``in_float``: paths of the convolutions and linear layers left in float on purpose.
+    in_float: paths of the convolutions and linear layers left in float on purpose. macs: multiplications a
+    sample of each layer, where they are known. table: of ranges, where karui's was used.
     """
 
     program: torch.export.ExportedProgram
     reference: list[Array]
     in_float: tuple[str, ...]
+    macs: Mapping[str, float] = field(default_factory=dict)
+    table: Table | None = None
+
+    def share(self, kernels: int) -> dict[str, float]:
+        """The share of the multiplications in so many INT8 kernels; those missing count as the largest."""
+        wanted = sorted(
+            (many for layer, many in self.macs.items() if layer not in self.in_float), reverse=True
+        )
+        done = sum(wanted[max(len(wanted) - kernels, 0) :])
+        return {"int8_macs": round(done / sum(self.macs.values()), 4)} if self.macs else {}
+
+
+def quantized(source: Source, quantizer: str, calibration: str) -> Quantized:
+    """By karui's table; dynamic INT8 by torchao, as also static INT8 where it is asked for."""
+    if quantizer == "karui" and source.numerics.default == "int8":
+        return from_table(source, calibration)
+    refuse_learned(source.folder)
+    program = open_exported(source.folder / "model.pt2")
+    return quantize(program, source.signature, source.numerics, source.calibrate, source.probe)
+
+
+def from_table(source: Source, observer: str) -> Quantized:
+    """Raises Unsupported where a range cannot be had."""
+    from karui.graph.ranges import emit_pt2e, profiles
+    from karui.graph.ranges import program as ranges
+
+    profile = profiles.inductor(saturates=host.saturates(host.flags()))
+    found = ranges.quantized(source, profile, observer)
+    told = "the quantized model could not be written for Inductor"
+    with quiet(), torch.no_grad(), foreign(BuildFailed, told):
+        emit_pt2e.emit(found.graph)
+        split_sums(found.graph)
+        program = export(found.graph, source.signature, source.calibrate)
+    return Quantized(program, found.reference, tuple(sorted(found.kept)), found.macs, found.table)
 
 
 def quantize(
@@ -172,11 +211,3 @@ def converted(prepared: GraphModule) -> GraphModule:
             owner, _, leaf = name.rpartition(".")
             delattr(module.get_submodule(owner), leaf)
     return module
-
-
-def export(module: GraphModule, signature: Signature, example: Arrays) -> torch.export.ExportedProgram:
-    rows = EXAMPLE_ROWS if signature.dynamic_batch else signature.batch
-    tensors = tuple(tensors_of(repeat(example, rows)).values())
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    shapes = tuple({0: batch} for _ in tensors) if signature.dynamic_batch else None
-    return torch.export.export(bare(module), tensors, dynamic_shapes=shapes, strict=False)

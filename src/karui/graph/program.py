@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_map
 
 from karui.artifact import Signature
 from karui.errors import UsageError, foreign
+from karui.graph.call import tensors_of
+from karui.graph.capture import EXAMPLE_ROWS, LARGEST_BATCH, repeat
 
 if TYPE_CHECKING:
     from karui.data import Array, Arrays
@@ -60,6 +62,15 @@ def without_guards(module: GraphModule) -> GraphModule:
     module._forward_pre_hooks.clear()
     module.recompile()
     return module
+
+
+def export(graph: GraphModule, signature: Signature, example: Arrays) -> torch.export.ExportedProgram:
+    """A changed graph as a program again, with the batch it had."""
+    rows = EXAMPLE_ROWS if signature.dynamic_batch else signature.batch
+    tensors = tuple(tensors_of(repeat(example, rows)).values())
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    shapes = tuple({0: batch} for _ in tensors) if signature.dynamic_batch else None
+    return torch.export.export(bare(graph), tensors, dynamic_shapes=shapes, strict=False)
 
 
 def predictor(module: Callable[..., Any], signature: Signature) -> Callable[[Arrays], list[Array]]:

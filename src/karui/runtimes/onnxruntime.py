@@ -114,6 +114,7 @@ class OnnxRuntime(Runtime):
 
     def from_table(self, source: Source, model: Path) -> Built:
         """Static INT8 from the table of ranges."""
+        from karui.graph.program import export
         from karui.graph.ranges import emit_onnx, profiles
         from karui.graph.ranges.program import quantized
         from karui.graph.ranges.table import save_table
@@ -121,7 +122,8 @@ class OnnxRuntime(Runtime):
         saturates = host.saturates(host.flags())
         profile = profiles.onnxruntime(saturates=saturates, per_channel=self.per_channel)
         found = quantized(source, profile, self.calibration)
-        write(emit_onnx.emit(found.program, source.signature, self.opset, profile), model)
+        program = export(found.graph, source.signature, source.calibrate)
+        write(emit_onnx.emit(program, source.signature, self.opset, profile), model)
         save_table(found.table, model.parent)
         with tempfile.TemporaryDirectory() as scratch:
             executed = inspect(model, Path(scratch), source, found.macs)

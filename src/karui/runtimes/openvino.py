@@ -126,15 +126,17 @@ class OpenVino(Runtime):
 
     def from_table(self, source: Source, folder: Path) -> Built:
         """Static INT8 from the table of ranges."""
+        from karui.graph.program import export
         from karui.graph.ranges import emit_onnx, profiles
         from karui.graph.ranges.program import quantized
         from karui.graph.ranges.table import save_table
 
         profile = profiles.openvino(saturates=host.saturates(host.flags()))
         found = quantized(source, profile, self.calibration)
+        program = export(found.graph, source.signature, source.calibrate)
         with tempfile.TemporaryDirectory() as scratch:
             exported = Path(scratch) / "model.onnx"
-            write(emit_onnx.emit(found.program, source.signature, OPSET, profile), exported)
+            write(emit_onnx.emit(program, source.signature, OPSET, profile), exported)
             with foreign(BuildFailed, "OpenVINO could not read the quantized model"), quiet():
                 model = ov.Core().read_model(exported)
                 ov.save_model(model, folder / "model.xml", compress_to_fp16=False)

@@ -16,6 +16,7 @@ import torch
 from karui.graph import inductor, inductor_int8
 from karui.graph.onnx import quiet
 from karui.graph.program import flat, open_exported, open_program, save_exported
+from karui.graph.ranges.table import save_table
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -29,12 +30,16 @@ JIT = "compiled where it runs, which needs a C++ compiler"
 @final
 @dataclass(frozen=True)
 class TorchCompile(Runtime):
-    """``mode`` is that of ``torch.compile``."""
+    """``mode`` is that of ``torch.compile``; ``calibration`` and ``quantizer`` (karui's table, or torchao)
+    are of static INT8.
+    """
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
+    quantizer: Literal["karui", "torchao"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:
-        return inductor.refuses(ask)
+        return inductor.refuses(ask, self.quantizer)
 
     def casts_in_torch(self, precision: str) -> bool:
         return precision in ("bf16", "fp16")
@@ -48,19 +53,16 @@ class TorchCompile(Runtime):
 
     def quantized(self, source: Source, folder: Path) -> Built:
         """Quantize and compile once here, which tells whether INT8 kernels come out of it."""
-        found = inductor_int8.quantize(
-            open_exported(source.folder / "model.pt2"),
-            source.signature,
-            source.numerics,
-            source.calibrate,
-            source.probe,
-        )
+        found = inductor_int8.quantized(source, self.quantizer, self.calibration)
         save_exported(found.program, folder / "quantized.pt2")
         with inductor.compiling() as kernels:
             predict = self.load(folder, source.signature, source.threads)
             predict({name: array[: source.signature.batch] for name, array in source.calibrate.items()})
         notes = (f"mode {self.mode}", JIT, *inductor_int8.said(found.in_float))
-        return Built(inductor.executed(source.numerics.default, kernels, notes), found.reference)
+        if found.table:
+            save_table(found.table, folder)
+        executed = inductor.executed(source.numerics.default, kernels, notes)
+        return Built(executed | found.share(kernels.total()), found.reference)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)

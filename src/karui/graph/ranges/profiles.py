@@ -33,3 +33,8 @@ def openvino(*, saturates: bool, per_channel: bool = True) -> Profile:
         products=False,
         per_channel=per_channel,
     )
+
+
+def inductor(*, saturates: bool) -> Profile:
+    """Rounded only before layers: it fuses what stands between them, and measured slower with more."""
+    return Profile(activations=U8, weights=S7 if saturates else S8, products=False)

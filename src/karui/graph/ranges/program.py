@@ -14,7 +14,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from karui.graph.call import tensors_of
-from karui.graph.capture import EXAMPLE_ROWS, LARGEST_BATCH, repeat
+from karui.graph.capture import repeat
 from karui.graph.consumers import tensor_at
 from karui.graph.fold import fold_norms
 from karui.graph.onnx import answers, batches, kept_in_float, quiet
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A program with ``fake_quant``, and what it should answer on the probe.
+    """A graph with ``fake_quant``, and what it should answer on the probe.
 
     macs: multiplications a sample of each layer (``places.layer_of``). kept: layers that a rule keeps in
     float.
     """
 
-    program: torch.export.ExportedProgram
+    graph: GraphModule
     reference: list[Array]
     table: Table
     macs: Mapping[str, float]
@@ -67,7 +67,7 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
         chosen = insert(graph, table, profile, source.numerics)
         done = {layer_of(stored_at(node).removeprefix(ROOT)) for node in chosen if packet(node) in LAYERS}
         return Quantized(
-            program=export(graph, source.signature, source.calibrate),
+            graph=graph,
             reference=answers(predictor(graph, source.signature), source.probe, source.signature),
             table=table,
             macs=macs,
@@ -130,12 +130,3 @@ def stored_at(layer: Node) -> str:
     """The path, in the graph, of a layer's weight, also through the ``fake_quant`` before it."""
     weight: Any = layer.args[1]
     return str(weight.target if weight.op == "get_attr" else weight.args[0].target)
-
-
-def export(graph: GraphModule, signature: Signature, example: Arrays) -> torch.export.ExportedProgram:
-    """A changed graph as a program again, with the batch it had."""
-    rows = EXAMPLE_ROWS if signature.dynamic_batch else signature.batch
-    tensors = tuple(tensors_of(repeat(example, rows)).values())
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    shapes = tuple({0: batch} for _ in tensors) if signature.dynamic_batch else None
-    return torch.export.export(bare(graph), tensors, dynamic_shapes=shapes, strict=False)

@@ -1,0 +1,154 @@
+"""A program with ``karui::fake_quant`` in the operations that torch's own lowerings know (PT2E).
+
+Weights are stored as integers behind a dequantization; activations pass a pair. Inductor, ExecuTorch and
+LiteRT read this form.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from karui.graph.consumers import tensor_at
+from karui.graph.fake_quant import along
+from karui.graph.fold import put
+from karui.graph.inductor_int8 import operations
+from karui.graph.ranges.insert import HOME, OP
+from karui.graph.trace import packet
+
+aten = torch.ops.aten
+
+
+def emit(graph: GraphModule) -> None:
+    """Rewrite every ``fake_quant`` of ``graph``, in place."""
+    operations()
+    widen_images(graph)
+    flatten_linears(graph)
+    for node in list(graph.graph.nodes):
+        if node.target is OP:
+            (store if node.args[0].op == "get_attr" else pair)(graph, node)
+    graph.graph.eliminate_dead_code()
+    delete_unread(graph)
+    graph.recompile()
+
+
+def parameters(graph: GraphModule, node: Any) -> tuple[Tensor, Tensor]:
+    scale, zero = (tensor_at(graph, part.target).detach() for part in node.args[1:3])
+    return scale, zero.round()
+
+
+def pair(graph: GraphModule, node: Any) -> None:
+    """An activation: to integers and back."""
+    known = torch.ops.quantized_decomposed
+    scale, zero = parameters(graph, node)
+    low, high = node.args[3:5]
+    steps = (float(scale), int(zero), low, high, kind(low))
+    with graph.graph.inserting_before(node):
+        integers = graph.graph.call_function(known.quantize_per_tensor.default, (node.args[0], *steps))
+        back = graph.graph.call_function(known.dequantize_per_tensor.default, (integers, *steps))
+    replace(graph, node, integers, back)
+
+
+def store(graph: GraphModule, node: Any) -> None:
+    """A weight: integers, and back."""
+    known = torch.ops.quantized_decomposed
+    scale, zero = parameters(graph, node)
+    low, high, axis = node.args[3:6]
+    weight = tensor_at(graph, node.args[0].target).detach()
+    rounded = (weight / along(scale, axis, weight)).round() + along(zero, axis, weight)
+    home = f"{HOME}.{str(node.args[0].target).replace('.', '_')}"
+    kept = {"integers": rounded.clamp(low, high).to(kind(low)), "scales": scale, "zeros": zero.long()}
+    steps: tuple[Any, ...]
+    with graph.graph.inserting_before(node):
+        parts = [graph.graph.get_attr(put(graph, f"{home}.{name}", value)) for name, value in kept.items()]
+        if axis < 0:
+            steps = (float(scale), int(zero), low, high, kind(low))
+            back = graph.graph.call_function(known.dequantize_per_tensor.default, (parts[0], *steps))
+        else:
+            steps = (parts[1], parts[2], axis, low, high, kind(low))
+            back = graph.graph.call_function(known.dequantize_per_channel.default, (parts[0], *steps))
+    replace(graph, node, parts[0], back)
+
+
+def kind(low: int) -> torch.dtype:
+    return torch.uint8 if low >= 0 else torch.int8
+
+
+def replace(graph: GraphModule, node: Node, integers: Node, back: Node) -> None:
+    integers.meta = {key: value for key, value in node.meta.items() if key == "nn_module_stack"}
+    back.meta = dict(node.meta)
+    node.replace_all_uses_with(back)
+    graph.graph.erase_node(node)
+
+
+def delete_unread(graph: GraphModule) -> None:
+    """Take out stored tensors that nothing refers to any more: float weights double a file."""
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)
+
+
+def flatten_linears(graph: GraphModule) -> None:
+    """Let every linear layer read rows: Inductor knows no INT8 kernel of more than two axes by itself.
+
+    A layer whose input has several axes of unknown length stays as it is.
+    """
+    for node in list(graph.graph.nodes):
+        if packet(node) is aten.linear and node.meta["val"].ndim > 2:
+            shape = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+            if shape.count(-1) <= 1:
+                flatten(graph, node, shape)
+    graph.recompile()
+
+
+def flatten(graph: GraphModule, node: Any, shape: list[int]) -> None:
+    """``shape``: of the layer's outputs, -1 for the axis of unknown length."""
+    source = node.args[0]
+    columns = source.meta["val"].shape[-1]
+    with graph.graph.inserting_before(node):
+        rows = graph.graph.call_function(aten.reshape.default, (source, [-1, columns]))
+        rows.meta = dict(source.meta) | {"val": source.meta["val"].reshape(-1, columns)}
+        if source.target is OP:  # once more, which changes no number: a kernel wants it right before it
+            again = graph.graph.call_function(OP, (rows, *source.args[1:]))
+            again.meta, rows = dict(rows.meta), again
+    node.args = (rows, *node.args[1:])
+    with graph.graph.inserting_before(node.next):
+        back = graph.graph.call_function(aten.reshape.default, (node, shape))
+    back.meta = dict(node.meta)
+    node.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
+    node.meta["val"] = node.meta["val"].reshape(-1, shape[-1])
+
+
+def widen_images(graph: GraphModule) -> None:
+    """Give every image of one channel a second one of zeros.
+
+    The strides of a one-channel image are ambiguous, and Inductor's INT8 convolution of torch 2.13 and 2.14
+    reads a dynamic batch of them along the wrong ones, silently.
+    """
+    for node in list(graph.graph.nodes):
+        if packet(node) is aten.conv2d and node.args[0].meta["val"].shape[1] == 1:
+            widen(graph, node)
+    graph.recompile()
+
+
+def widen(graph: GraphModule, node: Any) -> None:
+    image, weight = node.args[:2]
+    before = image.args[0] if image.target is OP else image
+    stored = weight.args[0] if weight.target is OP else weight
+    if stored.op != "get_attr":
+        return
+    path = f"{HOME}.{stored.target.replace('.', '_')}_widened"
+    wide = torch.nn.functional.pad(tensor_at(graph, stored.target).detach(), (0, 0, 0, 0, 0, 1))
+    with graph.graph.inserting_before(node):
+        padded: Any = graph.graph.call_function(aten.constant_pad_nd.default, (before, [0, 0, 0, 0, 0, 1]))
+        kernel: Any = graph.graph.get_attr(put(graph, path, wide))
+        if image.target is OP:
+            padded = graph.graph.call_function(OP, (padded, *image.args[1:]))
+        if weight.target is OP:
+            kernel = graph.graph.call_function(OP, (kernel, *weight.args[1:]))
+    node.args = (padded, kernel, *node.args[2:])
