@@ -103,9 +103,10 @@ class Clipping(Observer):
         self.histogram.see(values)
 
     def range(self, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Both ends move in together, as long as it pays."""
+        """The farther end moves in until it meets the other, then both do, as long as it pays."""
         seen = self.histogram
-        ends = [(seen.low * share, seen.high * share) for share in shares()]
+        reaches = [share * max(-seen.low, seen.high) for share in shares()]
+        ends = [(max(seen.low, -reach), min(seen.high, reach)) for reach in reaches]
         costs = [self.cost(low, high, grid) for low, high in ends]
         low, high = ends[costs.index(min(costs))]
         return torch.tensor(low), torch.tensor(high)
@@ -116,7 +117,8 @@ class Clipping(Observer):
 
 
 def shares() -> list[float]:
-    return [1 - 0.8 * i / CANDIDATES for i in range(CANDIDATES)]
+    """Of the farthest value, from all of it down to a few percent."""
+    return [0.95**i for i in range(CANDIDATES)]
 
 
 @final

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -128,6 +129,6 @@ def load_table(folder: Path) -> Table:
             key: Range(tensors[f"{key}/low"], tensors[f"{key}/high"], **told)
             for key, told in facts["ranges"].items()
         }
-    except (ValueError, KeyError, TypeError, OSError) as cause:
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as cause:
         raise Tampered(f"{folder / JSON} cannot be read", why=str(cause)) from cause
     return Table(ranges, facts["observer"])
