@@ -48,6 +48,7 @@ SAVED = (
     "max_size",
     "time",
     "stop_at",
+    "mixed",
     "pace",
     "timeout",
 )
@@ -60,6 +61,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-drop", metavar="0.5", help="points of the score (0.5), or relative (1%%)")
     parser.add_argument("--max-latency", metavar="3ms", help="reject what is slower at the median")
     parser.add_argument("--max-size", metavar="1MB", help="reject what is larger on disk")
+    parser.add_argument(
+        "--mixed",
+        type=int,
+        default=4,
+        metavar="N",
+        help="INT8 models with some layers in float, tried for each that misses the budget (default: 4)",
+    )
     declare_run(parser)
 
 

@@ -16,8 +16,7 @@ Scheme: activations 8-bit affine per tensor, weights 8-bit per channel (Jacob et
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +31,7 @@ from karui.graph.program import bare, export, open_exported, predictor
 if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.data import Array, Arrays
-    from karui.graph.ranges.table import Table
+    from karui.graph.ranges import program as ranges
     from karui.numerics import Numerics
     from karui.runtimes import Source
 
@@ -46,23 +45,23 @@ PT2E = "torchao.quantization.pt2e"
 class Quantized:
     """A quantized program, and its outputs on the probe, computed literally in float.
 
-    in_float: paths of the convolutions and linear layers left in float on purpose. macs: multiplications a
-    sample of each layer, where they are known. table: of ranges, where karui's was used.
+    in_float: paths of the convolutions and linear layers left in float on purpose. found: the layers and
+    their ranges, where karui's table was used.
     """
 
     program: torch.export.ExportedProgram
     reference: list[Array]
     in_float: tuple[str, ...]
-    macs: Mapping[str, float] = field(default_factory=dict)
-    table: Table | None = None
+    found: ranges.Quantized | None = None
 
-    def share(self, kernels: int) -> dict[str, float]:
+    def covered(self, kernels: int) -> dict[str, Any]:
         """The share of the multiplications in so many INT8 kernels; those missing count as the largest."""
-        wanted = sorted(
-            (many for layer, many in self.macs.items() if layer not in self.in_float), reverse=True
-        )
-        done = sum(wanted[max(len(wanted) - kernels, 0) :])
-        return {"int8_macs": round(done / sum(self.macs.values()), 4)} if self.macs else {}
+        if not self.found:
+            return {}
+        macs = self.found.macs
+        wanted = sorted((layer for layer in macs if layer not in self.in_float), key=macs.__getitem__)
+        done = wanted[: max(kernels, 0)]
+        return self.found.covered([f"{layer}/" for layer in done])
 
 
 def quantized(source: Source, quantizer: str, calibration: str) -> Quantized:
@@ -77,16 +76,16 @@ def quantized(source: Source, quantizer: str, calibration: str) -> Quantized:
 def from_table(source: Source, observer: str) -> Quantized:
     """Raises Unsupported where a range cannot be had."""
     from karui.graph.ranges import emit_pt2e, profiles
-    from karui.graph.ranges import program as ranges
+    from karui.graph.ranges.program import quantized as by_table
 
     profile = profiles.inductor(saturates=host.saturates(host.flags()))
-    found = ranges.quantized(source, profile, observer)
+    found = by_table(source, profile, observer)
     told = "the quantized model could not be written for Inductor"
     with quiet(), torch.no_grad(), foreign(BuildFailed, told):
         emit_pt2e.emit(found.graph)
         split_sums(found.graph)
         program = export(found.graph, source.signature, source.calibrate)
-    return Quantized(program, found.reference, tuple(sorted(found.kept)), found.macs, found.table)
+    return Quantized(program, found.reference, tuple(sorted(found.kept)), found)
 
 
 def quantize(

@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,12 +278,6 @@ def path_of(node: str, weight: str = "") -> str:
     """The module path told by a node's name (``head/linear``), or else by its weight's."""
     owner, slash, _ = node.removeprefix("fused ").partition("/")
     return owner if slash and owner else weight.rpartition(".")[0]
-
-
-def covered(macs: Mapping[str, float], names: Iterable[str]) -> float:
-    """The share of the layers' multiplications that is done by kernels of these names."""
-    done = {path_of(name) for name in names}
-    return sum(many for layer, many in macs.items() if layer in done) / max(sum(macs.values()), 1.0)
 
 
 def batches(arrays: Arrays, signature: Signature, at_most: int) -> Iterator[Arrays]:

@@ -29,6 +29,7 @@ from karui.recipe import Recipe, parse_recipe
 from karui.report import write
 from karui.runtimes import Ask
 from karui.search.enumerate import goal_met, propose
+from karui.search.mixed import propose_mixed
 from karui.target import Target
 from karui.task import Task
 
@@ -38,12 +39,14 @@ class Settings:
     """How a run goes about its work.
 
     recipes: texts to try instead of the target's preset. stop_at: stop trying once a kept candidate
-    is surely this many times faster than the baseline. pace: rounds of a trial; final: of the end.
+    is surely this many times faster than the baseline. mixed: models with some layers in float that are
+    tried at most for each INT8 one that misses the accuracy budget. pace: rounds of a trial; final: of the end.
     watcher: hears how it goes. words: what ``karui resume`` needs to call the run again.
     """
 
     recipes: tuple[str, ...] = ()
     stop_at: float | None = None
+    mixed: int = 4
     pace: Pace = Pace()
     final: Pace = Pace(least=25, most=200, seconds=25.0, openings=5, most_openings=10)
     limits: Limits = Limits()
@@ -93,10 +96,10 @@ def try_all(
 ) -> list[dict[str, str]]:
     """The loop; adds to ``trials`` and returns what was left untried, with the reason."""
     job, start = workshop.job, time.monotonic()
-    while (recipe := propose(recipes, trials)) is not None:
+    while (recipe := propose(recipes, trials) or propose_mixed(trials, settings.mixed)) is not None:
         if reason := enough(job, trials, settings, start):
             return [refusal(left, reason) for left in recipes[len(trials) :]]
-        settings.watcher.trial(str(recipe), len(trials), len(recipes))
+        settings.watcher.trial(str(recipe), len(trials), max(len(recipes), len(trials) + 1))
         trial = attempt(workshop, recipe, trials, settings.pace)
         if trial.id == trial_id_of_baseline(job) and not trial.kept:
             log = f"see {job.folder / (trial.log or '')}"

@@ -50,12 +50,12 @@ class AotInductor(Runtime):
     def quantized(self, source: Source, folder: Path, notes: tuple[str, ...]) -> Built:
         found = inductor_int8.quantized(source, self.quantizer, self.calibration)
         kernels = compile_into(folder, found.program)
-        if found.table:
-            save_table(found.table, folder)
+        if found.found:
+            save_table(found.found.table, folder)
         executed = inductor.executed(
             source.numerics.default, kernels, (*notes, *inductor_int8.said(found.in_float))
         )
-        return Built(executed | found.share(kernels.total()), found.reference)
+        return Built(executed | found.covered(kernels.total()), found.reference)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,6 @@ from karui.errors import BuildFailed, foreign
 from karui.graph.onnx import (
     OPSET,
     answers,
-    covered,
     export_onnx,
     is_product,
     only_recurrent,
@@ -38,6 +37,7 @@ from karui.runtimes import Ask, Built, Runtime, Source
 if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.data import Array, Arrays
+    from karui.graph.ranges.program import Quantized
     from karui.runtimes import Predict
 
 INT8_KERNELS = (
@@ -126,7 +126,7 @@ class OnnxRuntime(Runtime):
         write(emit_onnx.emit(program, source.signature, self.opset, profile), model)
         save_table(found.table, model.parent)
         with tempfile.TemporaryDirectory() as scratch:
-            executed = inspect(model, Path(scratch), source, found.macs)
+            executed = inspect(model, Path(scratch), source, found)
         return Built(executed, found.reference)
 
     def convert(self, source: Source, scratch: Path, model: Path) -> None:
@@ -166,9 +166,7 @@ def halve(exported: Path, model: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(str(exported)), keep_io_types=True), str(model))
 
 
-def inspect(
-    model: Path, scratch: Path, source: Source, macs: Mapping[str, float] | None = None
-) -> dict[str, Any]:
+def inspect(model: Path, scratch: Path, source: Source, found: Quantized | None = None) -> dict[str, Any]:
     """What ONNX Runtime makes of ``model``, read from its own optimised graph.
 
     The last optimisations only move layouts and fold casts; for INT8 they are left out, since they
@@ -183,10 +181,10 @@ def inspect(
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
     with foreign(BuildFailed, "ONNX Runtime cannot open the model"):
         ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    return executed(onnx.load(str(path), load_external_data=False).graph, source, macs)
+    return executed(onnx.load(str(path), load_external_data=False).graph, source, found)
 
 
-def executed(graph: Any, source: Source, macs: Mapping[str, float] | None = None) -> dict[str, Any]:
+def executed(graph: Any, source: Source, found: Quantized | None = None) -> dict[str, Any]:
     """Counts of the kernels that do the work. Raises BuildFailed when they are not what was asked for."""
     asked, nodes = source.numerics.default, list(every_node(graph))
     int8 = [node for node in nodes if node.op_type in INT8_KERNELS]
@@ -209,8 +207,8 @@ def executed(graph: Any, source: Source, macs: Mapping[str, float] | None = None
         reasons = "; ".join(f"{entry['op']}: {entry['reason']}" for entry in fallback[:3])
         raise BuildFailed("no layer of the model would run in INT8", why=reasons or "it has no such layer")
     detail = listed(int8) + (f"; in float: {listed(floats)}" if floats else "")
-    if macs:
-        counts["int8_macs"] = round(covered(macs, [node.name for node in int8]), 4)
+    if found:
+        counts |= found.covered([node.name for node in int8])
     return counts | {"precision": asked, "detail": detail, "fallback": fallback}
 
 

@@ -24,7 +24,6 @@ from karui.graph.onnx import (
     OPSET,
     answers,
     batches,
-    covered,
     export_onnx,
     kept_in_float,
     only_recurrent,
@@ -144,8 +143,7 @@ class OpenVino(Runtime):
         kernels = kernels_in(folder, products_of(model))
         kept = {name for name, path in module_paths(model).items() if source.numerics.of(path) == "fp32"}
         int8 = [name for kernel in kernels if kernel.precision in INT8 for name in kernel.names]
-        share = {"int8_macs": round(covered(found.macs, int8), 4)}
-        return Built(executed(kernels, "int8", kept) | share, found.reference)
+        return Built(executed(kernels, "int8", kept) | found.covered(int8), found.reference)
 
     def convert(self, source: Source, path: Path) -> tuple[set[str], set[str]]:
         """Write the model; tells the operations that rules keep in FP32, and the matrix products."""

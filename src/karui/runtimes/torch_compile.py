@@ -59,10 +59,10 @@ class TorchCompile(Runtime):
             predict = self.load(folder, source.signature, source.threads)
             predict({name: array[: source.signature.batch] for name, array in source.calibrate.items()})
         notes = (f"mode {self.mode}", JIT, *inductor_int8.said(found.in_float))
-        if found.table:
-            save_table(found.table, folder)
+        if found.found:
+            save_table(found.found.table, folder)
         executed = inductor.executed(source.numerics.default, kernels, notes)
-        return Built(executed | found.share(kernels.total()), found.reference)
+        return Built(executed | found.covered(kernels.total()), found.reference)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)

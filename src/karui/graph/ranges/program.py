@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from karui.graph.call import tensors_of
 from karui.graph.capture import repeat
 from karui.graph.consumers import tensor_at
 from karui.graph.fold import fold_norms
-from karui.graph.onnx import answers, batches, kept_in_float, quiet
+from karui.graph.onnx import answers, batches, kept_in_float, path_of, quiet
 from karui.graph.program import bare, open_exported, predictor
 from karui.graph.ranges.calibrate import ROWS, calibrate
 from karui.graph.ranges.insert import insert
@@ -29,9 +30,12 @@ from karui.graph.ranges.places import (
     layers,
     weight_path,
 )
+from karui.graph.ranges.sensitivity import sensitivity
 from karui.graph.ranges.table import JSON, Table, load_table, save_table
 from karui.graph.trace import ROOT, Walk, module_of, packet
 from karui.numerics import Numerics
+
+SENSITIVITY_ROWS = 32  # samples on which the sensitivity of each module is heard
 
 if TYPE_CHECKING:
     from karui.artifact import Signature
@@ -44,7 +48,7 @@ class Quantized:
     """A graph with ``fake_quant``, and what it should answer on the probe.
 
     macs: multiplications a sample of each layer (``places.layer_of``). kept: layers that a rule keeps in
-    float.
+    float. homes: the module of each layer. sensitivity: of each module, in decibels.
     """
 
     graph: GraphModule
@@ -52,6 +56,24 @@ class Quantized:
     table: Table
     macs: Mapping[str, float]
     kept: frozenset[str]
+    homes: Mapping[str, str]
+    sensitivity: Mapping[str, float]
+
+    def covered(self, names: Iterable[str]) -> dict[str, Any]:
+        """The share of the layers' multiplications done by INT8 kernels of these names, and each layer's."""
+        done, all_of_it = {path_of(name) for name in names}, max(sum(self.macs.values()), 1.0)
+        layers = [
+            {
+                "layer": layer,
+                "module": self.homes[layer],
+                "macs": round(many / all_of_it, 4),
+                "sqnr_db": self.sensitivity.get(self.homes[layer]),
+                "int8": layer in done,
+            }
+            for layer, many in self.macs.items()
+        ]
+        share = sum(many for layer, many in self.macs.items() if layer in done) / all_of_it
+        return {"int8_macs": round(share, 4), "layers": layers}
 
 
 def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
@@ -64,6 +86,8 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
         check_rules(graph, source.numerics)
         table = ranges_of(graph, factors, source, observer)
         macs = macs_of(graph, source.signature, source.calibrate)
+        homes = {layer_of(weight_path(node)): module_of(node) for node in layers(graph)}
+        heard = heard_of(graph, table, profile, source)
         chosen = insert(graph, table, profile, source.numerics)
         done = {layer_of(stored_at(node).removeprefix(ROOT)) for node in chosen if packet(node) in LAYERS}
         return Quantized(
@@ -72,6 +96,8 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
             table=table,
             macs=macs,
             kept=frozenset(macs) - done,
+            homes=homes,
+            sensitivity=heard,
         )
 
 
@@ -96,6 +122,18 @@ def ranges_of(
     kept.mkdir(exist_ok=True)
     save_table(table, kept)
     return table
+
+
+def heard_of(graph: GraphModule, table: Table, profile: Profile, source: Source) -> dict[str, float]:
+    """The sensitivity of every module, found once a model, table and profile."""
+    told = f"{profile}{table.observer}{digest(source.calibrate)}"
+    path = source.folder / f"sensitivity-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
+    if not path.is_file():
+        batch = next(batches(source.calibrate, source.signature, SENSITIVITY_ROWS))
+        found = sensitivity(graph, table, profile, tuple(tensors_of(batch).values()))
+        path.write_text(json.dumps(found), encoding="utf-8")
+    kept: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
 
 
 def digest(arrays: Arrays) -> str:
