@@ -67,6 +67,10 @@ def test_nothing_is_mended_that_fits_or_does_not_pay_or_tells_no_layers():
     assert propose_mixed([trial("int8@onnxruntime", False, same="slower")], 4) is None
     assert propose_mixed([trial("int8@onnxruntime", False, layers=[])], 4) is None
     assert propose_mixed([trial("int8@onnxruntime", False)], 0) is None
+    narrow = "prune_channels:macs=0.5 + int8@onnxruntime"
+    assert propose_mixed([trial(narrow, False)], 4) is not None
+    twin = trial("prune_channels:macs=0.5 + fp32@onnxruntime", False)
+    assert propose_mixed([twin, trial(narrow, False)], 4) is None  # its narrowing alone is too much
     assert propose_mixed([trial("fp16@onnxruntime", False)], 4) is None
 
 

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         "threads": args.threads,
         "seed": 0,
         "max_drop": "1",
+        "mixed": 2,
         "pace": "quick",
         "timeout": "5m",
     }

@@ -15,6 +15,8 @@ FIRST = (
     "int8@onnxruntime",
     "int8@openvino",
     "int8_dynamic@onnxruntime",
+    "int8@onnxruntime:quantizer=onnxruntime",
+    "int8@openvino:quantizer=nncf",
     "fp32@torchscript",
     "fp32@aot_inductor",
 )

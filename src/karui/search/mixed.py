@@ -22,7 +22,7 @@ def propose_mixed(trials: Sequence[Trial], most: int) -> Recipe | None:
     """The next INT8 model with some layers in float; at most ``most`` for each that missed the budget."""
     for trial in trials:
         recipe = parse_recipe(trial.recipe)
-        if str(recipe.numerics) == "int8" and worth_mending(trial):
+        if str(recipe.numerics) == "int8" and worth_mending(trial) and float_fits(recipe, trials):
             found = bisected(recipe, trial, trials, most)
             if found is not None:
                 return found
@@ -39,6 +39,12 @@ def worth_mending(trial: Trial) -> bool:
     missed = measured.quality is not None and measured.quality.verdict in ("over", "undecided")
     same = measured.speedup_same_runtime
     return missed and (same is None or same.verdict != "slower")
+
+
+def float_fits(recipe: Recipe, trials: Sequence[Trial]) -> bool:
+    """Whether the same model in FP32 fits, as far as it was tried."""
+    twin = str(dataclasses.replace(recipe, numerics=Numerics("fp32")))
+    return all(trial.kept for trial in trials if trial.recipe == twin)
 
 
 def bisected(recipe: Recipe, start: Trial, trials: Sequence[Trial], most: int) -> Recipe | None:
