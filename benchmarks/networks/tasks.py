@@ -37,6 +37,11 @@ def deep() -> Task:
     return task("deep")
 
 
+def mobile() -> Task:
+    """The MobileNet with depthwise convolutions."""
+    return task("mobile")
+
+
 def mlp() -> Task:
     return task("mlp")
 

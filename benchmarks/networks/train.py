@@ -41,6 +41,7 @@ PLANS = {
     "mnist": Plan(networks.MnistNet, "mnist", epochs=3, rate=3e-3),
     "fashion": Plan(networks.FashionResNet, "fashion-mnist", epochs=6, rate=1e-2, decay=1e-2),
     "deep": Plan(networks.DeepResNet, "fashion-mnist", epochs=4, rate=1e-2, decay=1e-2),
+    "mobile": Plan(networks.MobileNet, "fashion-mnist", epochs=4, rate=1e-2, decay=1e-2),
     "mlp": Plan(networks.Mlp, "mnist", epochs=4, rate=3e-3),
     "lstm": Plan(networks.LstmClassifier, "mnist", epochs=4, rate=1e-2),
     "encoder": Plan(networks.TinyEncoder, "mnist", epochs=4, rate=3e-3),

@@ -83,6 +83,38 @@ class DeepResNet(FashionResNet):
         self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in pairs))
 
 
+class InvertedResidual(nn.Module):
+    """Widen, convolve each channel by itself, narrow; Sandler et al. 2018, arXiv:1801.04381."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, widen: int = 4) -> None:
+        super().__init__()
+        inner = inputs * widen
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU6(),
+            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+            nn.BatchNorm2d(inner), nn.ReLU6(),
+            nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs),
+        )  # fmt: skip
+        self.whole = stride == 1 and inputs == outputs
+
+    def forward(self, features: Tensor) -> Tensor:
+        added: Tensor = self.body(features)
+        return features + added if self.whole else added
+
+
+class MobileNet(nn.Sequential):
+    """A small MobileNetV2: 38,618 parameters, most of its work in depthwise and 1x1 convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()),
+            InvertedResidual(16, 24, stride=2), InvertedResidual(24, 24),
+            InvertedResidual(24, 40, stride=2), InvertedResidual(40, 40),
+            nn.Sequential(nn.Conv2d(40, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU6()),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, CLASSES),
+        )  # fmt: skip
+
+
 class Mlp(nn.Sequential):
     """Pixels (n, 784) -> ``hidden`` -> ``hidden`` -> logits."""
 

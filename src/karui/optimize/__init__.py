@@ -40,7 +40,7 @@ class Settings:
 
     recipes: texts to try instead of the target's preset. stop_at: stop trying once a kept candidate
     is surely this many times faster than the baseline. mixed: models with some layers in float that are
-    tried at most for each INT8 one that misses the accuracy budget. pace: rounds of a trial; final: of the end.
+    tried at most for each INT8 one that misses the budget. pace: rounds of a trial; final: of the end.
     watcher: hears how it goes. words: what ``karui resume`` needs to call the run again.
     """
 

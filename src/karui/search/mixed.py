@@ -51,7 +51,9 @@ def bisected(recipe: Recipe, start: Trial, trials: Sequence[Trial], most: int) -
     """Between the fewest layers in float known to fit and the most known not to."""
     assert start.measurement is not None
     order = most_disturbing(start.measurement.executed)
-    tried = {count: trial for trial in trials if (count := count_of(recipe, parse_recipe(trial.recipe), order))}
+    tried = {
+        count: trial for trial in trials if (count := count_of(recipe, parse_recipe(trial.recipe), order))
+    }
     fits = min((count for count, trial in tried.items() if trial.kept), default=len(order))
     misses = max((count for count, trial in tried.items() if not trial.kept and count < fits), default=0)
     if len(tried) >= most or fits - misses <= 1:
