@@ -83,7 +83,11 @@ def test_int8_is_close_to_the_original_and_closer_to_its_fake_quant_reference(be
 
 
 def test_int8_kernels_are_counted_in_onnx_runtimes_own_graph(bench):
-    executed = bench.build(NAME, "cnn", "int8")[0].executed
+    executed = dict(bench.build(NAME, "cnn", "int8")[0].executed)
+    layers = executed.pop("layers")
+    assert [one["layer"] for one in layers] == ["conv1", "conv2", "head"]
+    assert sum(one["macs"] for one in layers) == pytest.approx(1, abs=1e-3)
+    assert all(one["int8"] and one["sqnr_db"] > 20 for one in layers)
     assert executed == {
         "precision": "int8",
         "detail": "QLinearConv x2, QGemm x1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -30,9 +31,10 @@ from karui.graph.ranges.places import (
     layers,
     weight_path,
 )
+from karui.graph.ranges.saturation import Saturating
 from karui.graph.ranges.sensitivity import sensitivity
-from karui.graph.ranges.table import JSON, Table, load_table, save_table
-from karui.graph.trace import ROOT, Walk, module_of, packet
+from karui.graph.ranges.table import JSON, S7, S8, Table, load_table, save_table
+from karui.graph.trace import ROOT, Walk, module_of, packet, twin_of
 from karui.numerics import Numerics
 
 SENSITIVITY_ROWS = 32  # samples on which the sensitivity of each module is heard
@@ -48,7 +50,8 @@ class Quantized:
     """A graph with ``fake_quant``, and what it should answer on the probe.
 
     macs: multiplications a sample of each layer (``places.layer_of``). kept: layers that a rule keeps in
-    float. homes: the module of each layer. sensitivity: of each module, in decibels.
+    float. homes: the module of each layer. sensitivity: of each module, in decibels. clipped: where weights
+    are of 7 bits for want of VNNI, the share of 16-bit sums of each layer that 8 bits would clip.
     """
 
     graph: GraphModule
@@ -58,6 +61,7 @@ class Quantized:
     kept: frozenset[str]
     homes: Mapping[str, str]
     sensitivity: Mapping[str, float]
+    clipped: Mapping[str, float]
 
     def covered(self, names: Iterable[str]) -> dict[str, Any]:
         """The share of the layers' multiplications done by INT8 kernels of these names, and each layer's."""
@@ -69,6 +73,7 @@ class Quantized:
                 "macs": round(many / all_of_it, 4),
                 "sqnr_db": self.sensitivity.get(self.homes[layer]),
                 "int8": layer in done,
+                **({"clipped_8_bit": self.clipped[layer]} if layer in self.clipped else {}),
             }
             for layer, many in self.macs.items()
         ]
@@ -87,7 +92,7 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
         table = ranges_of(graph, factors, source, observer)
         macs = macs_of(graph, source.signature, source.calibrate)
         homes = {layer_of(weight_path(node)): module_of(node) for node in layers(graph)}
-        heard = heard_of(graph, table, profile, source)
+        heard, clipped = heard_of(graph, table, profile, source)
         chosen = insert(graph, table, profile, source.numerics)
         done = {layer_of(stored_at(node).removeprefix(ROOT)) for node in chosen if packet(node) in LAYERS}
         return Quantized(
@@ -98,6 +103,7 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
             kept=frozenset(macs) - done,
             homes=homes,
             sensitivity=heard,
+            clipped=clipped,
         )
 
 
@@ -124,16 +130,36 @@ def ranges_of(
     return table
 
 
-def heard_of(graph: GraphModule, table: Table, profile: Profile, source: Source) -> dict[str, float]:
-    """The sensitivity of every module, found once a model, table and profile."""
+def heard_of(
+    graph: GraphModule, table: Table, profile: Profile, source: Source
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The sensitivity of every module, and what 8-bit weights would clip; found once a model and profile."""
     told = f"{profile}{table.observer}{digest(source.calibrate)}"
     path = source.folder / f"sensitivity-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
     if not path.is_file():
-        batch = next(batches(source.calibrate, source.signature, SENSITIVITY_ROWS))
-        found = sensitivity(graph, table, profile, tuple(tensors_of(batch).values()))
-        path.write_text(json.dumps(found), encoding="utf-8")
-    kept: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return kept
+        rows = next(batches(source.calibrate, source.signature, SENSITIVITY_ROWS))
+        heard = sensitivity(graph, table, profile, tuple(tensors_of(rows).values()))
+        one = next(batches(source.calibrate, source.signature, 1))
+        clipped = clipping(graph, table, profile, tuple(tensors_of(one).values()))
+        path.write_text(json.dumps([heard, clipped]), encoding="utf-8")
+    heard, clipped = json.loads(path.read_text(encoding="utf-8"))
+    return heard, clipped
+
+
+def clipping(
+    graph: GraphModule, table: Table, profile: Profile, inputs: tuple[torch.Tensor, ...]
+) -> dict[str, float]:
+    """The share of 16-bit sums of each layer that 8-bit weights would clip, where they are reduced for it."""
+    if profile.weights is not S7 or any(one.learned for one in table.values()):
+        return {}
+    twin = twin_of(graph)
+    insert(twin, table, dataclasses.replace(profile, weights=S8), Numerics("int8"))
+    emulated = Saturating(twin)
+    emulated.run(*inputs)
+    return {
+        layer_of(stored_at(node).removeprefix(ROOT)): round(share, 6)
+        for node, share in emulated.shares.items()
+    }
 
 
 def digest(arrays: Arrays) -> str:
