@@ -8,6 +8,7 @@ from html import escape
 
 from karui.report import fields, words
 from karui.report.changes import changes
+from karui.report.layers import layers
 from karui.report.rows import Cell, Row, against, headers, rows
 from karui.report.text import about
 from karui.report.view import Check, Run, Trial
@@ -46,6 +47,7 @@ def body(run: Run, pictures: Pictures, note: str) -> str:
         candidates(run),
         figures(run, pictures, note),
         changes(run),
+        layers(run),
         verification(run),
         not_tried(run),
         conditions(run),

@@ -23,6 +23,7 @@ from karui.graph.onnx import answers, batches, kept_in_float, path_of, quiet
 from karui.graph.program import bare, open_exported, predictor
 from karui.graph.ranges.calibrate import ROWS, calibrate
 from karui.graph.ranges.insert import insert
+from karui.graph.ranges.pictures import pictures
 from karui.graph.ranges.places import (
     LAYERS,
     TRANSPOSED,
@@ -51,7 +52,8 @@ class Quantized:
 
     macs: multiplications a sample of each layer (``places.layer_of``). kept: layers that a rule keeps in
     float. homes: the module of each layer. sensitivity: of each module, in decibels. clipped: where weights
-    are of 7 bits for want of VNNI, the share of 16-bit sums of each layer that 8 bits would clip.
+    are of 7 bits for want of VNNI, the share of 16-bit sums of each layer that 8 bits would clip. drawn:
+    histograms by layer (``pictures``).
     """
 
     graph: GraphModule
@@ -62,6 +64,7 @@ class Quantized:
     homes: Mapping[str, str]
     sensitivity: Mapping[str, float]
     clipped: Mapping[str, float]
+    drawn: Mapping[str, Mapping[str, Any]]
 
     def covered(self, names: Iterable[str]) -> dict[str, Any]:
         """The share of the layers' multiplications done by INT8 kernels of these names, and each layer's."""
@@ -74,6 +77,7 @@ class Quantized:
                 "sqnr_db": self.sensitivity.get(self.homes[layer]),
                 "int8": layer in done,
                 **({"clipped_8_bit": self.clipped[layer]} if layer in self.clipped else {}),
+                **self.drawn.get(layer, {}),
             }
             for layer, many in self.macs.items()
         ]
@@ -92,7 +96,7 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
         table = ranges_of(graph, factors, source, observer)
         macs = macs_of(graph, source.signature, source.calibrate)
         homes = {layer_of(weight_path(node)): module_of(node) for node in layers(graph)}
-        heard, clipped = heard_of(graph, table, profile, source)
+        heard, clipped, drawn = heard_of(graph, table, profile, source)
         chosen = insert(graph, table, profile, source.numerics)
         done = {layer_of(stored_at(node).removeprefix(ROOT)) for node in chosen if packet(node) in LAYERS}
         return Quantized(
@@ -104,6 +108,7 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
             homes=homes,
             sensitivity=heard,
             clipped=clipped,
+            drawn=drawn,
         )
 
 
@@ -132,18 +137,19 @@ def ranges_of(
 
 def heard_of(
     graph: GraphModule, table: Table, profile: Profile, source: Source
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The sensitivity of every module, and what 8-bit weights would clip; found once a model and profile."""
+) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, Any]]]:
+    """Sensitivity by module, what 8 bits would clip and histograms by layer: once a model and profile."""
     told = f"{profile}{table.observer}{digest(source.calibrate)}"
     path = source.folder / f"sensitivity-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
     if not path.is_file():
         rows = next(batches(source.calibrate, source.signature, SENSITIVITY_ROWS))
-        heard = sensitivity(graph, table, profile, tuple(tensors_of(rows).values()))
+        some = tuple(tensors_of(rows).values())
+        heard, drawn = sensitivity(graph, table, profile, some), pictures(graph, table, some)
         one = next(batches(source.calibrate, source.signature, 1))
         clipped = clipping(graph, table, profile, tuple(tensors_of(one).values()))
-        path.write_text(json.dumps([heard, clipped]), encoding="utf-8")
-    heard, clipped = json.loads(path.read_text(encoding="utf-8"))
-    return heard, clipped
+        path.write_text(json.dumps([heard, clipped, drawn]), encoding="utf-8")
+    heard, clipped, drawn = json.loads(path.read_text(encoding="utf-8"))
+    return heard, clipped, drawn
 
 
 def clipping(
