@@ -33,3 +33,6 @@ def openvino(*, saturates: bool, per_channel: bool = True) -> Profile:
         products=False,
         per_channel=per_channel,
     )
+
+
+BY_RUNTIME = {"onnxruntime": onnxruntime, "openvino": openvino}
