@@ -55,7 +55,7 @@ class Rounding:
     """
 
     bits: int | None = None
-    observer: str = "mse"
+    observer: str = "minmax"
     runtime: str = "onnxruntime"
     protect: tuple[str, ...] = ()
 
@@ -82,13 +82,13 @@ def quantize_aware(
     calibrate: Any,
     *,
     bits: int | None = None,
-    observer: str = "mse",
+    observer: str = "minmax",
     protect: tuple[str, ...] = (),
 ) -> QuantAware:
     """``model`` as a module for your own training loop that computes as its INT8 form will.
 
         aware = karui.quantize_aware(net, inputs=x, calibrate=batches)
-        optimizer = torch.optim.Adam(aware.groups(lr=1e-4))
+        optimizer = torch.optim.Adam(aware.groups(lr=3e-4))
         ...                           # your loop; aware.freeze_norms() for its last third
         aware.eval().save_ranges("learned")
         task = karui.Task(aware.model, ...)  # of your class, with the trained weights

@@ -55,13 +55,13 @@ class QuantizeAware(Technique):
 
     steps: int = 300
     epochs: int | None = None
-    lr: float = 1e-4
+    lr: float = 3e-4
     scale_lr: float = 1e-3
     batch: int = 64
     bits: int | None = None
     distill: float | None = None
     freeze: float = 0.7
-    observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
+    observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     protect: tuple[str, ...] = ()
     ranges: str = ""

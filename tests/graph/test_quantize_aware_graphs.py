@@ -198,6 +198,26 @@ def test_answers_and_inputs_keep_their_form_and_a_head_of_training_stays_in_floa
         aware(rows["left"])
 
 
+def test_what_is_computed_without_gradients_stays_so():
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.below, self.above = nn.Linear(4, 6), nn.Linear(6, 2)
+            self.shift = torch.arange(6.0)  # no buffer: the export keeps it as a constant
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                seen = torch.relu(self.below(x)) + self.shift
+            return self.above(seen)
+
+    x = torch.randn(ROWS, 4)
+    net = Frozen().eval()
+    aware = karui.quantize_aware(net, x, [x])
+    aware.train()(x).sum().backward()
+    assert aware.model.below.weight.grad is None and aware.model.above.weight.grad is not None
+    torch.testing.assert_close(aware.eval()(x), net(x), atol=0.3, rtol=0.1)
+
+
 def test_scales_stay_positive_and_zero_points_on_the_grid():
     net, images = residual()
     aware = karui.quantize_aware(net, images[:4], [(images,)]).train()
