@@ -186,8 +186,8 @@ class Training:
         return found
 
     def steps_a_pass(self) -> int:
-        if isinstance(self.data, Split) or is_pair(self.data):
-            return max(len(self.data if isinstance(self.data, Split) else self.data[1]) // self.batch, 1)
+        if is_map(self.data):
+            return max(len(self.data) // self.batch, 1)
         return sum(1 for _ in self.one_pass(0))
 
     def batches(self) -> Iterator[Split]:
@@ -210,15 +210,17 @@ class Training:
         data = self.data() if callable(self.data) and not isinstance(self.data, Iterable) else self.data
         whole = as_batch(data, self.names, "training") if is_pair(data) else data
         if isinstance(whole, Split):
-            order = shuffled(len(whole), seed)
-            yield from (whole.take(order[i : i + self.batch]) for i in range(0, len(whole), self.batch))
+            order, size = shuffled(len(whole), seed), min(self.batch, len(whole))
+            stops = range(size, len(whole) + 1, size) if size else ()
+            yield from (whole.take(order[stop - size : stop]) for stop in stops)
             return
         for item in self.loader(whole, seed) if is_map(whole) else items(whole, "training"):
             yield as_batch(item, self.names, "training")
 
     def loader(self, data: Any, seed: int) -> Iterable[Any]:
-        drawn = torch.Generator().manual_seed(seed)
-        return DataLoader(data, self.batch, shuffle=True, generator=drawn)
+        """Whole batches only: what is left over would tell a norm little, and comes in another pass."""
+        drawn, size = torch.Generator().manual_seed(seed), min(self.batch, len(data)) or 1
+        return DataLoader(data, size, shuffle=True, generator=drawn, drop_last=True)
 
 
 def is_map(data: Any) -> bool:
