@@ -3,7 +3,7 @@
     python -m benchmarks.quantize_aware > benchmarks/results/quantize_aware.md
 
 Needs ``make data`` and the checkpoints ``fashion``, ``mnist`` and ``encoder``. Rows are printed as they are
-made; ``--nets`` and ``--seeds`` make fewer of them.
+made; ``--nets``, ``--bits`` and ``--seeds`` make fewer of them.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def spread(found: list[float]) -> str:
     return f"{statistics.mean(found):.2f} ± {deviation:.2f}"
 
 
-def rows_of(case: Case, seeds: int, distill: float | None) -> None:
+def rows_of(case: Case, bits_of: list[int], seeds: int, distill: float | None) -> None:
     start = time.perf_counter()
     floats = [trained(case, seed, Rounding(protect=FLOAT), distill) for seed in range(seeds)]
     float_s = (time.perf_counter() - start) / seeds
@@ -131,7 +131,7 @@ def rows_of(case: Case, seeds: int, distill: float | None) -> None:
         "",
         f"{float_s:.0f}",
     )
-    for bits in BITS:
+    for bits in bits_of:
         rounding = Rounding(bits)
         start = time.perf_counter()
         learned = [trained(case, seed, rounding, distill) for seed in range(seeds)]
@@ -161,6 +161,7 @@ def rows_of(case: Case, seeds: int, distill: float | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nets", nargs="+", default=list(NETS))
+    parser.add_argument("--bits", nargs="+", type=int, default=BITS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--distill", type=float, default=None)
     options = parser.parse_args()
@@ -179,7 +180,7 @@ def main() -> None:
     )
     print("|---|---|--:|--:|--:|--:|--:|--:|")
     for name in options.nets:
-        rows_of(case_of(name), options.seeds, options.distill)
+        rows_of(case_of(name), options.bits, options.seeds, options.distill)
 
 
 if __name__ == "__main__":
