@@ -24,7 +24,8 @@ FUNCTIONS = [
 ]
 PUBLIC = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "load", "load_pruned", "optimize", "prune", "size_bytes", "sparsity",
+    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize_aware", "size_bytes",
+    "sparsity",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from karui.budget import Budget
     from karui.errors import KaruiError
     from karui.graph.pruned import load_pruned
+    from karui.graph.quantize_aware import quantize_aware
     from karui.numerics import Numerics
     from karui.optimize.result import Result
     from karui.recipe import Recipe
@@ -41,13 +42,15 @@ HOMES = {
     "load_pruned": "karui.graph.pruned",
     "optimize": "karui.api",
     "prune": "karui.api",
+    "quantize_aware": "karui.graph.quantize_aware",
     "size_bytes": "karui.api",
     "sparsity": "karui.api",
 }
 
 __all__ = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "load", "load_pruned", "optimize", "prune", "size_bytes", "sparsity",
+    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize_aware", "size_bytes",
+    "sparsity",
 ]  # fmt: skip
 
 

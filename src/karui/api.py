@@ -22,6 +22,7 @@ from karui.graph.inspect import modes_of, private_copy, with_modes
 from karui.graph.inspect import size_bytes as model_bytes
 from karui.graph.inspect import sparsity as model_sparsity
 from karui.graph.pruned import Pruned
+from karui.graph.ranges.table import Table
 from karui.optimize import Settings, alone, run
 from karui.optimize.result import Result
 from karui.recipe import Named, Recipe, parse_named, parse_recipe
@@ -114,11 +115,12 @@ def apply(
     *,
     inputs: Any,
     calibrate: Any = None,
+    train: Any = None,
 ) -> techniques.Applied:
     """Apply a technique, or all steps of a recipe, to a copy of ``model``.
 
-    inputs: example inputs with a leading batch axis. calibrate: data, as in ``Task``.
-    Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``.
+    inputs: example inputs with a leading batch axis. calibrate, train: data, as in ``Task``.
+    Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``, ``.ranges``.
     """
     copy = private_copy(model)
     signature, example = signature_of(copy, inputs, 1)
@@ -128,17 +130,19 @@ def apply(
         if calibrate is not None
         else example
     )
-    given = techniques.Given(example, data, signature)
+    given = techniques.Given(example, data, signature, train, ranges=Table())
     touched: list[str] = []
     skipped: dict[str, str] = {}
     facts: dict[str, Any] = {}
     for step in steps_of(what):
         applied = step.apply(copy, given)
-        copy = applied.model
+        copy, ranges = applied.model, (given.ranges or Table()).with_(applied.ranges or {})
+        given = dataclasses.replace(given, ranges=ranges)
         touched += applied.touched
         skipped |= applied.skipped
         facts |= applied.facts
-    return techniques.Applied(with_modes(copy, modes_of(model)), tuple(touched), skipped, facts)
+    made = with_modes(copy, modes_of(model))
+    return techniques.Applied(made, tuple(touched), skipped, facts, given.ranges)
 
 
 def steps_of(what: Any) -> list[techniques.Technique]:

@@ -90,6 +90,16 @@ def test_examples_of_pruning(capsys, tmp_path):
         assert torch.equal(code["same"], code["pruned"].model(code["x"]))
 
 
+def test_examples_of_training_with_rounding(capsys, tmp_path):
+    pytest.importorskip("lightning_fabric")
+    with contextlib.chdir(tmp_path):
+        code = names()
+        for block in pages.blocks(DOCS / "techniques" / "quantize_aware.md", "python"):
+            exec(compile(block, "quantize_aware.md", "exec"), code)
+        taken = code["karui"].apply("quantize_aware:ranges=learned", code["trained"], inputs=code["x"])
+    assert len(taken.ranges) == len(code["aware"].ranges()) and type(taken.model) is type(code["net"])
+
+
 @pytest.mark.parametrize("page", sorted((DOCS / "runtimes").glob("*.md")), ids=lambda page: page.stem)
 def test_examples_of_runtimes_are_python(page):
     assert [compile(block, page.name, "exec") for block in pages.blocks(page, "python")]

@@ -75,10 +75,15 @@ def capture(
     return dataclasses.replace(signature, dynamic_batch=dynamic)
 
 
-def exported(flat: Flat, example: Arrays, batch: int) -> tuple[torch.export.ExportedProgram, bool]:
-    """The program with a dynamic batch where the model allows one (then True), else with ``batch`` rows."""
+def exported(
+    flat: Flat, example: Arrays, batch: int, least: int = 1
+) -> tuple[torch.export.ExportedProgram, bool]:
+    """The program with a dynamic batch where the model allows one (then True), else with ``batch`` rows.
+
+    least: rows that the dynamic batch has at least; a norm over the batch knows none of one row.
+    """
     try:
-        return export(flat, repeat(example, EXAMPLE_ROWS)), True
+        return export(flat, repeat(example, EXAMPLE_ROWS), least=least), True
     except KaruiError:
         return export(flat, repeat(example, batch), dynamic=False), False
 
@@ -90,9 +95,11 @@ def repeat(arrays: Arrays, rows: int) -> Arrays:
     return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in arrays.items()}
 
 
-def export(flat: Flat, arrays: Arrays, *, dynamic: bool = True) -> torch.export.ExportedProgram:
+def export(
+    flat: Flat, arrays: Arrays, *, dynamic: bool = True, least: int = 1
+) -> torch.export.ExportedProgram:
     tensors = tuple(tensors_of(arrays).values())
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    batch = torch.export.Dim("batch", min=least, max=LARGEST_BATCH)
     shapes = (tuple({0: batch} for _ in tensors),) if dynamic else None
     with (
         users_code(

@@ -27,7 +27,7 @@ def fake_quant(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int
     zero_point holds whole numbers, as floats so that it can learn.
     """
     s, z = along(scale, axis, x), along(zero_point, axis, x).round()
-    return (((x / s).round() + z).clamp(low, high) - z) * s
+    return (x / s).round_().add_(z).clamp_(low, high).sub_(z).mul_(s)  # in place: training runs it often
 
 
 @fake_quant.register_fake
@@ -48,13 +48,17 @@ def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, scale, zero_point = ctx.saved_tensors
     s, z = along(scale, ctx.axis, x), along(zero_point, ctx.axis, x).round()
-    q = (x / s).round() + z
-    inside = (q >= ctx.low) & (q <= ctx.high)
-    for_scale = torch.where(inside, q - z - x / s, q.clamp(ctx.low, ctx.high) - z) * grad
-    for_zero = torch.where(inside, 0.0, -s) * grad
+    steps = x / s
+    q = steps.round().add_(z)
+    clamped = q.clamp(ctx.low, ctx.high)
+    inside = q == clamped
+    through = grad * inside
+    for_scale = clamped.sub_(z).sub_(steps.mul_(inside)).mul_(grad)
     step = 1 / math.sqrt(max(x.numel() / scale.numel(), 1) * max(ctx.high, -ctx.low))
-    parts = [reduced(part, scale, ctx.axis) * step for part in (for_scale, for_zero)]
-    return grad * inside, parts[0], parts[1], None, None, None
+    for_zero = None
+    if ctx.needs_input_grad[2]:
+        for_zero = reduced(through - grad, scale, ctx.axis) * scale * step
+    return through, reduced(for_scale, scale, ctx.axis) * step, for_zero, None, None, None
 
 
 def reduced(values: Tensor, like: Tensor, axis: int) -> Tensor:

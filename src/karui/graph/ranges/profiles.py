@@ -38,3 +38,11 @@ def openvino(*, saturates: bool, per_channel: bool = True) -> Profile:
 def inductor(*, saturates: bool) -> Profile:
     """Rounded only before layers: it fuses what stands between them, and measured slower with more."""
     return Profile(activations=U8, weights=S7 if saturates else S8, products=False)
+
+
+BY_RUNTIME = {
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "torch_compile": inductor,
+    "aot_inductor": inductor,
+}
