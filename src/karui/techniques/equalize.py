@@ -8,7 +8,7 @@ Weight Equalization and Bias Correction", arXiv:1906.04721, sections 4.1 and 4.2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -33,7 +33,8 @@ from karui.graph.flow import (
 )
 from karui.graph.layerwise import Layer, samples
 from karui.graph.ranges.table import Range
-from karui.graph.trace import Trace, Walk, argument, packet, trace
+from karui.graph.spread import spreads
+from karui.graph.trace import Trace, argument, packet, trace
 from karui.techniques import Applied, Given, Technique
 
 aten = torch.ops.aten
@@ -145,7 +146,7 @@ class Equalizing:
         data = samples(self.traced, self.given.calibrate, most) if pairs and self.given.calibrate else []
         if not data:
             return 0
-        low = lowest(self.traced, {pair.flow.source: pair for pair in pairs}, data)
+        low = lowest(self.traced, [pair.flow.source for pair in pairs], data)
         for pair, amount in zip(pairs, low):
             self.move(pair, amount)
         return sum(int((amount > 0).sum()) for amount in low)
@@ -161,20 +162,8 @@ class Equalizing:
         tensor_at(self.graph, pair.second.bias).add_(taken)
 
 
-def lowest(traced: Trace, pairs: Mapping[Node, Pair], data: list[tuple[Tensor, ...]]) -> list[Tensor]:
+def lowest(traced: Trace, nodes: Sequence[Node], data: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
     """Three deviations below the mean of each channel of the nodes, where that is positive."""
-    sums: dict[Node, list[Tensor]] = {}
-    counts = dict.fromkeys(pairs, 0)
-    for inputs in data:
-        for node, _, _, value in Walk(traced.graph).steps(*inputs):
-            if node in pairs:
-                rows = value.movedim(output_axis(node), 0).flatten(1).double()
-                new = [rows.sum(1), rows.square().sum(1)]
-                sums[node] = [a + b for a, b in zip(sums[node], new)] if node in sums else new
-                counts[node] += rows.shape[1]
-    found = []
-    for node in pairs:
-        mean, square = (part / counts[node] for part in sums[node])
-        spread = (square - mean.square()).clamp(min=0).sqrt()
-        found.append((mean - SIGMAS * spread).clamp(min=0).float())
-    return found
+    found = spreads(traced.graph, data, {node.name: output_axis(node) for node in nodes})
+    each = [found[node.name] for node in nodes]
+    return [(one.mean - SIGMAS * one.deviation).clamp(min=0).float() for one in each]
