@@ -22,6 +22,7 @@ from karui.graph.inspect import modes_of, private_copy, with_modes
 from karui.graph.inspect import size_bytes as model_bytes
 from karui.graph.inspect import sparsity as model_sparsity
 from karui.graph.pruned import Pruned
+from karui.graph.ranges.table import Table
 from karui.optimize import Settings, alone, run
 from karui.optimize.result import Result
 from karui.recipe import Named, Recipe, parse_named, parse_recipe
@@ -118,7 +119,7 @@ def apply(
     """Apply a technique, or all steps of a recipe, to a copy of ``model``.
 
     inputs: example inputs with a leading batch axis. calibrate: data, as in ``Task``.
-    Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``.
+    Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``, ``.ranges``.
     """
     copy = private_copy(model)
     signature, example = signature_of(copy, inputs, 1)
@@ -128,17 +129,18 @@ def apply(
         if calibrate is not None
         else example
     )
-    given = techniques.Given(example, data, signature)
+    ranges = Table()
     touched: list[str] = []
     skipped: dict[str, str] = {}
     facts: dict[str, Any] = {}
     for step in steps_of(what):
-        applied = step.apply(copy, given)
-        copy = applied.model
+        applied = step.apply(copy, techniques.Given(example, data, signature, ranges=ranges))
+        copy, ranges = applied.model, ranges.with_(applied.ranges or {})
         touched += applied.touched
         skipped |= applied.skipped
         facts |= applied.facts
-    return techniques.Applied(with_modes(copy, modes_of(model)), tuple(touched), skipped, facts)
+    changed = with_modes(copy, modes_of(model))
+    return techniques.Applied(changed, tuple(touched), skipped, facts, ranges)
 
 
 def steps_of(what: Any) -> list[techniques.Technique]:

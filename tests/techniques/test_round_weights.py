@@ -18,10 +18,11 @@ from karui.graph.ranges.emit_onnx import constant, emit
 from karui.graph.ranges.insert import insert
 from karui.graph.ranges.places import Profile
 from karui.graph.ranges.profiles import onnxruntime, weight_bits
-from karui.graph.ranges.program import export, folded
-from karui.graph.ranges.table import Range, Table, load_table, save_table, signed
+from karui.graph.ranges.program import quantized
+from karui.graph.ranges.table import Range, Table, save_table, signed
 from karui.graph.trace import trace
 from karui.numerics import Numerics
+from karui.runtimes import Source
 from karui.techniques import Applied, Given
 from karui.techniques.round_weights import RoundWeights
 
@@ -96,15 +97,11 @@ def test_weights_lie_on_the_grid_that_is_told(images, method, bits):
 
 def emitted(model: nn.Module, done: Applied, given: Given, profile: Profile, folder) -> tuple[dict, dict]:
     """Stored integers by weight, and the same as the technique left them."""
-    capture(done.model, given.signature, given.inputs, folder)
+    signature = capture(done.model, given.signature, given.inputs, folder)
     save_table(done.ranges, folder)
-    graph, factors = folded(folder)
-    known = load_table(folder)
-    moved = {path: one.times(factors[path]) if path in factors else one for path, one in known.items()}
-    table = calibrate(graph, [tuple(torch.tensor(a) for a in given.inputs.values())], known=Table(moved))
-    insert(graph, table, profile, Numerics("int8"))
-    program = export(graph, given.signature, given.inputs)
-    stored = emit(program, given.signature, 20, profile).graph.initializers
+    source = Source(folder, signature, Numerics("int8"), given.inputs, given.inputs)
+    program = quantized(source, profile, "minmax").program
+    stored, known = emit(program, signature, 20, profile).graph.initializers, done.ranges
     found = {
         path: constant(value)
         for path in known
@@ -175,7 +172,7 @@ def test_matrices_are_rounded_well():
         for q in (
             rounding.nearest(weights, scale, grid),
             rounding.gptq(weights, scale, grid, H),
-            rounding.adaround(weights, scale, grid, H, 300),
+            rounding.adaround(weights[None], scale[None], grid, H[None], 300)[0],
         )
     )
     assert greedy < 0.5 * usual and learned < 0.5 * usual
@@ -185,7 +182,8 @@ def test_weights_on_the_grid_stay_and_dead_inputs_do_no_harm():
     grid, scale = signed(4), torch.full((2, 1), 0.5, dtype=torch.float64)
     weights = torch.tensor([[0.5, -1.0, 3.5], [0.0, 2.0, -0.5]], dtype=torch.float64)
     for H in (torch.eye(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)):
-        for q in (rounding.gptq(weights, scale, grid, H), rounding.adaround(weights, scale, grid, H, 50)):
+        learned = rounding.adaround(weights[None], scale[None], grid, H[None], 50)[0]
+        for q in (rounding.gptq(weights, scale, grid, H), learned):
             assert torch.equal(q * scale, weights)
 
 

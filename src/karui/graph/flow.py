@@ -104,7 +104,9 @@ class Flows:
                 labels = found[passing[node]]
                 target: Callable[..., Tensor] = node.target  # type: ignore[assignment]
                 labels[node] = target(labels[node.args[0]].clone(), *args[1:], **kwargs)  # type: ignore[index]
-        yield from found.items()
+            source = passing.get(node, node)
+            if source in found and len(found[source]) > len(ways[source]):
+                yield source, found.pop(source)
 
     def flow(self, source: Node, way: Sequence[Node], labels: Mapping[Node, Tensor], axis: int) -> Flow:
         readers = [

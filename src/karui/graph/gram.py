@@ -114,11 +114,15 @@ def fit_all(halves: Sequence[Moments], group: int, start: Tensor, keep: Tensor, 
 def centred(H: Tensor) -> Tensor:
     """Of the inputs around their mean: what stays of H when the last column, of ones, may do what it likes.
 
-    Batches are summed up in float32: what that may have lost is added to the diagonal.
+    H: (groups, n, n). Batches are multiplied in float32: what that may have lost is added to the diagonal.
     """
-    part = H[:-1, :-1]
-    lost = FLOAT32 * part.diagonal().mean()
-    return part - torch.outer(H[:-1, -1], H[:-1, -1] / H[-1, -1]) + lost * torch.eye(len(part), dtype=H.dtype)
+    part = H[:, :-1, :-1]
+    lost = FLOAT32 * part.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return (
+        part
+        - H[:, :-1, -1:] * H[:, -1:, :-1] / H[:, -1:, -1:]
+        + lost * torch.eye(part.shape[1], dtype=H.dtype)
+    )
 
 
 def inverse(H: Tensor, ridge: float = 1e-4) -> Tensor:

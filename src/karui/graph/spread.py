@@ -14,7 +14,7 @@ from karui.graph.trace import Walk
 
 @dataclass
 class Spread:
-    """Over all places of each channel, (channels,), in float64; largest is in magnitude, highest with sign."""
+    """Over all places of each channel, (channels,), in float64. largest: in magnitude."""
 
     total: Tensor
     squares: Tensor

@@ -120,17 +120,12 @@ class Rounding:
         if bias is not None:
             start = torch.cat([start, bias.detach().double().unsqueeze(1)], 1)
         parts = start.chunk(layer.groups)
-        wanted = torch.cat([refit(halves, group, part.T).T for group, part in enumerate(parts)])
-        scale = self.settle(layer, wanted[:, : weight[0].numel()].reshape(weight.shape).float())
-        whole = halves[0].plus(halves[1])
-        found = [
-            self.rounded(whole, group, one, part)
-            for group, (one, part) in enumerate(zip(wanted.chunk(layer.groups), scale.chunk(layer.groups)))
-        ]
-        q = torch.cat([one for one, _ in found]).float()
-        weight.copy_((q * scale.unsqueeze(1)).reshape(weight.shape))
+        wanted = torch.stack([refit(halves, group, part.T).T for group, part in enumerate(parts)])
+        scale = self.settle(layer, wanted[..., : weight[0].numel()].reshape(weight.shape).float())
+        q, moved = self.rounded(halves[0].plus(halves[1]), wanted, scale)
+        weight.copy_((q.flatten(0, 1).float() * scale.unsqueeze(1)).reshape(weight.shape))
         if bias is not None:
-            bias.copy_(torch.cat([moved for _, moved in found]))
+            bias.copy_(moved.flatten())
 
     def settle(self, layer: Layer, weight: Tensor) -> Tensor:
         """Keep the weight's range, and give the scale that a runtime will compute from it."""
@@ -140,20 +135,24 @@ class Rounding:
         self.ranges |= {name.removeprefix(ROOT): one for name in layer.names}
         return one.on(self.grid)[0]
 
-    def rounded(self, moments: Moments, group: int, wanted: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole numbers for one group, and its bias; a bias is free, so that only the spread counts."""
-        H, weights, mean = moments.H[group], wanted, wanted.new_zeros(0)
-        if moments.ones:
-            weights, mean, H = wanted[:, :-1], H[:-1, -1] / H[-1, -1], centred(H)
-        steps = scale.double().unsqueeze(1)
-        q = self.choose(weights, steps, H)
-        moved = (q * steps - weights) @ mean if moments.ones else 0.0
-        return q, wanted[:, -1] - moved
+    def rounded(self, moments: Moments, wanted: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole numbers, and the biases: these are free, so that of errors only the spread counts.
+
+        wanted: (groups, outputs, n), n with the bias where there is one.
+        """
+        H, steps = moments.H, scale.double().reshape(*wanted.shape[:2], 1)
+        if not moments.ones:
+            return self.choose(wanted, steps, H), wanted.new_zeros(0)
+        weights, mean = wanted[..., :-1], H[:, :-1, -1:] / H[:, -1:, -1:]
+        q = self.choose(weights, steps, centred(H))
+        return q, wanted[..., -1] - ((q * steps - weights) @ mean).squeeze(-1)
 
     def choose(self, weights: Tensor, scale: Tensor, H: Tensor) -> Tensor:
-        if self.options.method == "gptq":
-            return rounding.gptq(weights, scale, self.grid, H)
-        return rounding.adaround(weights, scale, self.grid, H, self.options.rounds)
+        if self.options.method == "adaround":
+            return rounding.adaround(weights, scale, self.grid, H, self.options.rounds)
+        return torch.stack(
+            [rounding.gptq(*group[:2], self.grid, group[2]) for group in zip(weights, scale, H)]
+        )
 
     def facts(self) -> dict[str, Any]:
         return {"method": self.options.method, "bits": self.options.grid_bits, "weights": len(self.ranges)}

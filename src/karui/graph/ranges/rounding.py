@@ -30,9 +30,9 @@ def nearest(weights: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 
 def loss(q: Tensor, weights: Tensor, scale: Tensor, H: Tensor) -> Tensor:
-    """Of each output (outputs,): the squared error of its products, summed over the rows of X."""
+    """Of each output (..., outputs): the squared error of its products, summed over the rows of X."""
     apart = q * scale - weights
-    return (apart @ H * apart).sum(1)
+    return (apart @ H * apart).sum(-1)
 
 
 def gptq(weights: Tensor, scale: Tensor, grid: Grid, H: Tensor, ridge: float = 1e-2) -> Tensor:
@@ -54,12 +54,15 @@ def gptq(weights: Tensor, scale: Tensor, grid: Grid, H: Tensor, ridge: float = 1
 
 
 def adaround(weights: Tensor, scale: Tensor, grid: Grid, H: Tensor, rounds: int) -> Tensor:
-    """The same arguments. The squared error counts as a multiple of that of rounding to nearest."""
-    floor = (weights / scale).floor()
-    usual = loss(nearest(weights, scale, grid), weights, scale, H).sum()
-    if usual <= EXACT * (weights @ H * weights).sum():
-        return nearest(weights, scale, grid)
-    metric = (H * (weights.numel() / usual)).float()
+    """The same arguments, with a further axis in front for groups of channels.
+
+    In each group the squared error counts as a multiple of that of rounding to nearest.
+    """
+    floor, usual = (weights / scale).floor(), nearest(weights, scale, grid)
+    error = loss(usual, weights, scale, H).sum(-1)
+    exact = (error <= EXACT * (weights @ H * weights).sum((-2, -1)))[..., None, None]
+    each = weights[0].numel() / error[..., None, None]
+    metric = torch.where(exact, 0.0, H * each).float()
     v = logit((weights / scale - floor).float()).requires_grad_(True)
     optimizer = torch.optim.Adam([v], lr=RATE)
     with torch.enable_grad():
@@ -72,7 +75,7 @@ def adaround(weights: Tensor, scale: Tensor, grid: Grid, H: Tensor, rounds: int)
             cost.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     learned = (floor + (between(v.detach()) >= 0.5)).clamp(grid.low, grid.high)
-    return descend(learned, weights, scale, grid, H)
+    return torch.where(exact, usual, descend(learned, weights, scale, grid, H))
 
 
 def penalty(up: Tensor, done: float) -> Tensor:
@@ -85,14 +88,16 @@ def penalty(up: Tensor, done: float) -> Tensor:
 
 def descend(q: Tensor, weights: Tensor, scale: Tensor, grid: Grid, H: Tensor) -> Tensor:
     """Move one weight after the other to where the error is least, as long as any moves."""
-    q, s = q.clone(), scale[:, 0]
+    q, s = q.clone(), scale[..., 0]
     slope = (q * scale - weights) @ H
+    curvatures = H.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12)
     for _ in range(PASSES):
         before = q.clone()
-        for j, curvature in enumerate(H.diagonal().clamp(min=1e-12)):
-            new = (q[:, j] - (slope[:, j] / (curvature * s)).round()).clamp(grid.low, grid.high)
-            slope += ((new - q[:, j]) * s).unsqueeze(1) * H[j]
-            q[:, j] = new
+        for j in range(q.shape[-1]):
+            step = slope[..., j] / (curvatures[..., j, None] * s)
+            new = (q[..., j] - step.round()).clamp(grid.low, grid.high)
+            slope += ((new - q[..., j]) * s).unsqueeze(-1) * H[..., j, None, :]
+            q[..., j] = new
         if torch.equal(q, before):
             break
     return q
