@@ -243,14 +243,43 @@ def test_a_model_with_a_fixed_batch():
 
     rows = torch.randn(4, 3)
     signature, arrays = signature_of(Fixed().eval(), rows, 4)
-    many = {name: np.resize(array, (9, 3)) for name, array in arrays.items()}
-    done = RoundWeights(bits=4, rounds=5).apply(Fixed().eval(), Given(arrays, many, signature))
-    assert done.touched == ("line",)
+    for count in (3, 4, 9):  # fewer than a batch, one, and two
+        many = {name: np.resize(array, (count, 3)) for name, array in arrays.items()}
+        done = RoundWeights(bits=4, rounds=5).apply(Fixed().eval(), Given(arrays, many, signature))
+        assert done.touched == ("line",)
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+def test_dead_units_and_one_sample(method):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    nn.init.constant_(model[0].weight, 0.0)
+    nn.init.constant_(model[0].bias, -1.0)
+    done = applied(model, torch.randn(1, 3), method=method, bits=4, rounds=5)
+    assert torch.equal(done.model(torch.zeros(1, 3)), model(torch.zeros(1, 3)))
+
+
+def test_inputs_that_are_not_finite_are_refused():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.line(x.masked_fill(x < 0, -torch.inf)).clamp(-1, 1)
+
+    with pytest.raises(Unsupported, match="not finite"):
+        RoundWeights(bits=4).apply(Masked().eval(), given_for(nn.Identity(), torch.randn(4, 3)))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"bits": 1}, "bits"), ({"bits": 9}, "bits"), ({"rounds": 0}, "rounds"), ({"samples": 0}, "samples")],
+    [
+        ({"bits": 0}, "bits"),
+        ({"bits": 1}, "bits"),
+        ({"bits": 9}, "bits"),
+        ({"rounds": 0}, "rounds"),
+        ({"samples": 0}, "samples"),
+    ],
 )
 def test_options_out_of_range(images, options, words):
     with pytest.raises(UsageError, match=words):

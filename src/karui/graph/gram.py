@@ -45,6 +45,8 @@ class Moments:
         return self.inputs
 
     def plus(self, other: Moments) -> Moments:
+        if not self.rows or not other.rows:
+            return self if self.rows else other
         assert self.targets is not None and other.targets is not None
         return Moments(self.ones, self.H + other.H, self.targets + other.targets, self.rows + other.rows)
 

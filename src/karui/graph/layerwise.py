@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 
 from karui.graph.consumers import KINDS, batches, rows_in, rows_out, values_at
 from karui.graph.gram import Moments
+from karui.graph.ranges.calibrate import checked
 from karui.graph.ranges.places import LAYERS, bias_of, is_float, weight_axis
 from karui.graph.trace import ROOT, Trace, argument, packet
 
@@ -125,7 +126,7 @@ def moments_of(
                 y = y - wanted[name].reshape(
                     [-1] + [1] * (0 if packet(node) is LINEAR else node.meta["val"].ndim - 2)
                 )
-            add(halves[number % 2], node, given[source_of(node)], y)
+            add(halves[number % 2], node, checked(given[source_of(node)], node.name), y)
     return halves
 
 
@@ -158,4 +159,5 @@ def samples(traced: Trace, arrays: Arrays, most: int) -> list[tuple[Tensor, ...]
     count = min(most, len(next(iter(arrays.values()))))
     size = max(1, min(BATCH, -(-count // 2))) if traced.dynamic else len(traced.example[0])
     parts = batches(arrays, size, most)
-    return [part for part in parts if traced.dynamic or len(part[0]) == size]
+    whole = [part for part in parts if traced.dynamic or len(part[0]) == size]
+    return whole or [traced.inputs(arrays, size)]  # fewer than a fixed batch: some are repeated

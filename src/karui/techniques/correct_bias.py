@@ -69,7 +69,7 @@ class CorrectBias(Technique):
 
     @property
     def grid_bits(self) -> int:
-        return self.bits or weight_bits()
+        return weight_bits() if self.bits is None else self.bits
 
 
 class Correcting:

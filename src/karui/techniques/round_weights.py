@@ -75,7 +75,7 @@ class RoundWeights(Technique):
 
     @property
     def grid_bits(self) -> int:
-        return self.bits or weight_bits()
+        return weight_bits() if self.bits is None else self.bits
 
 
 def owner_of(path: str) -> str:
