@@ -166,3 +166,26 @@ def test_rounded_weights_and_samples():
     assert "must stay" in Equalize().apply(copy.deepcopy(model), given).skipped["0"]
     with pytest.raises(UsageError, match="samples"):
         Equalize(samples=0).apply(model, given)
+
+
+def on_one_grid(model: nn.Module, bits: int) -> nn.Module:
+    """All weights of a layer on one grid."""
+    model, top = copy.deepcopy(model), 2 ** (bits - 1) - 1
+    for part in model.parameters():
+        if part.ndim > 1:
+            scale = part.detach().abs().max() / top
+            part.data = (part.data / scale).round() * scale
+    return model
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_grid_a_layer_then_fits_all_channels(seed):
+    torch.manual_seed(seed)
+    rows = torch.randn(16, 2, 8, 8)
+    model = uneven(nn.Sequential(*start(), *copy.deepcopy(DEPTHWISE)))
+    done, _ = applied(model, rows)
+    with torch.no_grad():
+        before, after = (
+            (on_one_grid(one, 6)(rows) - model(rows)).square().mean() for one in (model, done.model)
+        )
+    assert after < 0.5 * before
