@@ -81,6 +81,14 @@ def test_technique_example(capsys):
     assert code["applied"].touched == ("0",)
 
 
+@pytest.mark.parametrize("name", ["round_weights", "equalize", "correct_bias", "smooth"])
+def test_examples_of_steps_before_int8(name, capsys):
+    code = names()
+    for block in pages.blocks(DOCS / "techniques" / f"{name}.md", "python"):
+        exec(compile(block, name, "exec"), code)
+    assert set(code["applied"].touched) == {"0", "4"}
+
+
 def test_examples_of_pruning(capsys, tmp_path):
     with contextlib.chdir(tmp_path):
         code = names()

@@ -169,19 +169,40 @@ def values_at(graph: GraphModule, inputs: tuple[Tensor, ...], names: Collection[
 
 def inputs_of(consumer: Consumer, x: Tensor) -> Tensor:
     """(groups, rows, columns of one group): what each position of the output is a product of."""
-    if consumer.kind == "linear":
+    return rows_in(consumer.node, x)
+
+
+def outputs_of(consumer: Consumer, y: Tensor) -> Tensor:
+    """(groups, rows, outputs of one group), in the order of ``inputs_of``."""
+    return rows_out(consumer.node, y)
+
+
+def rows_in(node: Node, x: Tensor) -> Tensor:
+    """(groups, rows, columns of one group) of a layer of ``KINDS``."""
+    if packet(node) is aten.linear:
         return thinned(x.reshape(len(x), -1, x.shape[-1])).reshape(1, -1, x.shape[-1])
-    node = consumer.node
     named = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-    stride, padding, dilation = (pair(argument(node, *one)) for one in named)
+    stride, padding, dilation = (argument(node, *one) for one in named)
     weight: Any = node.args[1]
     kernel: Any = list(weight.meta["val"].shape[2:])
+    if isinstance(padding, str):
+        x, padding = padded(x, kernel, dilation, padding), 0
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     if x.ndim == 3:
         x, kernel = x.unsqueeze(2), [1, *kernel]
         stride, padding, dilation = ((a, b[-1]) for a, b in ((1, stride), (0, padding), (1, dilation)))
     parts = functional.unfold(x, kernel, dilation, padding, stride)
-    rows = thinned(parts.transpose(1, 2))
-    return rows.reshape(-1, consumer.groups, rows.shape[-1] // consumer.groups).transpose(0, 1)
+    rows, groups = thinned(parts.transpose(1, 2)), argument(node, 6, "groups", 1)
+    return rows.reshape(-1, groups, rows.shape[-1] // groups).transpose(0, 1)
+
+
+def padded(x: Tensor, kernel: list[int], dilation: Any, padding: str) -> Tensor:
+    """``x`` with the zeros that ``same`` stands for; where their number is odd there is one more behind."""
+    if padding == "valid":
+        return x
+    steps = [dilation] * len(kernel) if isinstance(dilation, int) else list(dilation) * len(kernel)
+    widths = [step * (size - 1) for step, size in zip(steps, kernel)]
+    return functional.pad(x, [end for w in reversed(widths) for end in (w // 2, w - w // 2)])
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -189,12 +210,12 @@ def pair(value: Any) -> tuple[int, int]:
     return (sizes[0], sizes[-1])
 
 
-def outputs_of(consumer: Consumer, y: Tensor) -> Tensor:
-    """(groups, rows, outputs of one group), in the order of ``inputs_of``."""
-    if consumer.kind == "linear":
+def rows_out(node: Node, y: Tensor) -> Tensor:
+    """(groups, rows, outputs of one group), in the order of ``rows_in``."""
+    if packet(node) is aten.linear:
         return thinned(y.reshape(len(y), -1, y.shape[-1])).reshape(1, -1, y.shape[-1])
-    rows = thinned(y.reshape(len(y), y.shape[1], -1).transpose(1, 2))
-    return rows.reshape(-1, consumer.groups, y.shape[1] // consumer.groups).transpose(0, 1)
+    rows, groups = thinned(y.reshape(len(y), y.shape[1], -1).transpose(1, 2)), argument(node, 6, "groups", 1)
+    return rows.reshape(-1, groups, y.shape[1] // groups).transpose(0, 1)
 
 
 def thinned(rows: Tensor) -> Tensor:

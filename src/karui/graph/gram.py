@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FLOAT32 = 1e-6
 RIDGES = (1e-4, 1e-3, 1e-2)  # shares of the mean diagonal that are tried
 
 
@@ -44,6 +45,8 @@ class Moments:
         return self.inputs
 
     def plus(self, other: Moments) -> Moments:
+        if not self.rows or not other.rows:
+            return self if self.rows else other
         assert self.targets is not None and other.targets is not None
         return Moments(self.ones, self.H + other.H, self.targets + other.targets, self.rows + other.rows)
 
@@ -75,19 +78,53 @@ def loss(H: Tensor, targets: Tensor, weights: Tensor) -> float:
 
 def fit(halves: Sequence[Moments], group: int, start: Tensor, keep: Tensor) -> Tensor:
     """Least squares on two halves of the data, with the ridge that serves the other half best."""
-    one, other = halves
-    assert one.targets is not None and other.targets is not None
-    if not one.rows or not other.rows:
+    losses = cross_losses(halves, group, start, keep)
+    return fit_all(halves, group, start, keep, min(losses, key=losses.__getitem__)) if losses else start
+
+
+def refit(halves: Sequence[Moments], group: int, start: Tensor) -> Tensor:
+    """The same on all columns; ``start`` itself where that serves the other half no worse."""
+    keep = torch.ones(len(start), dtype=torch.bool)
+    losses = cross_losses(halves, group, start, keep)
+    if not losses or unchanged(halves, group, start) <= min(losses.values()):
         return start
-    losses = {
+    return fit_all(halves, group, start, keep, min(losses, key=losses.__getitem__))
+
+
+def cross_losses(halves: Sequence[Moments], group: int, start: Tensor, keep: Tensor) -> dict[float, float]:
+    """What weights fitted to one half lose on the other, by ridge; nothing where one half is empty."""
+    one, other = halves
+    if not one.rows or not other.rows:
+        return {}
+    return {
         ridge: cross_loss(one, other, group, (start, keep, ridge))
         + cross_loss(other, one, group, (start, keep, ridge))
         for ridge in RIDGES
     }
-    best = min(losses, key=losses.__getitem__)
-    whole = one.plus(other)
+
+
+def unchanged(halves: Sequence[Moments], group: int, start: Tensor) -> float:
+    return sum(loss(one.H[group], one.targets[group], start) for one in halves if one.targets is not None)
+
+
+def fit_all(halves: Sequence[Moments], group: int, start: Tensor, keep: Tensor, ridge: float) -> Tensor:
+    whole = halves[0].plus(halves[1])
     assert whole.targets is not None
-    return solve(whole.H[group], whole.targets[group], start, keep, best)
+    return solve(whole.H[group], whole.targets[group], start, keep, ridge)
+
+
+def centred(H: Tensor) -> Tensor:
+    """Of the inputs around their mean: what stays of H when the last column, of ones, may do what it likes.
+
+    H: (groups, n, n). Batches are multiplied in float32: what that may have lost is added to the diagonal.
+    """
+    part = H[:, :-1, :-1]
+    lost = FLOAT32 * part.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return (
+        part
+        - H[:, :-1, -1:] * H[:, -1:, :-1] / H[:, -1:, -1:]
+        + lost * torch.eye(part.shape[1], dtype=H.dtype)
+    )
 
 
 def inverse(H: Tensor, ridge: float = 1e-4) -> Tensor:

@@ -172,6 +172,8 @@ def store_bias(graph: Any, node: Any) -> None:
         return
     scale = (constant(sources[0].inputs[1]) * constant(sources[1].inputs[1])).astype(np.float32)
     array = constant(bias)
+    if scale.ndim:  # a transposed convolution in groups has the scales of one group
+        scale = np.tile(scale, len(array) // len(scale))
     limit = np.iinfo(np.int32)
     integers = np.clip(np.rint(array.astype(np.float64) / scale), limit.min, limit.max).astype(np.int32)
     stored = add(graph, f"{bias.name}_quantized", integers)

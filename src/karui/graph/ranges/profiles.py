@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from karui import host
 from karui.graph.ranges.places import BETWEEN, CONVS, TRANSPOSED, Profile
 from karui.graph.ranges.table import S7, S8, U8
 
@@ -46,3 +47,8 @@ BY_RUNTIME = {
     "torch_compile": inductor,
     "aot_inductor": inductor,
 }
+
+
+def weight_bits() -> int:
+    """Of the weights that this CPU's INT8 kernels take without saturating."""
+    return 7 if host.saturates(host.flags()) else 8
