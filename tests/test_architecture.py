@@ -24,7 +24,7 @@ FUNCTIONS = [
 ]
 PUBLIC = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize_aware", "size_bytes",
+    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize", "quantize_aware", "size_bytes",
     "sparsity",
 ]  # fmt: skip
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
-    from karui.api import apply, bench, load, optimize, prune, size_bytes, sparsity
+    from karui.api import apply, bench, load, optimize, prune, quantize, size_bytes, sparsity
     from karui.budget import Budget
     from karui.errors import KaruiError
     from karui.graph.pruned import load_pruned
@@ -42,6 +42,7 @@ HOMES = {
     "load_pruned": "karui.graph.pruned",
     "optimize": "karui.api",
     "prune": "karui.api",
+    "quantize": "karui.api",
     "quantize_aware": "karui.graph.quantize_aware",
     "size_bytes": "karui.api",
     "sparsity": "karui.api",
@@ -49,8 +50,8 @@ HOMES = {
 
 __all__ = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize_aware", "size_bytes",
-    "sparsity",
+    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize", "quantize_aware",
+    "size_bytes", "sparsity",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from karui.graph.inspect import size_bytes as model_bytes
 from karui.graph.inspect import sparsity as model_sparsity
 from karui.graph.pruned import Pruned
 from karui.graph.ranges.table import Table
-from karui.optimize import Settings, alone, run
+from karui.optimize import Settings, alone, quantized, run
 from karui.optimize.result import Result
 from karui.recipe import Named, Recipe, parse_named, parse_recipe
 from karui.structure import flatten, unflatten
@@ -174,6 +174,22 @@ def prune(
     if len(steps) > 1:
         raise UsageError("prune takes one technique", fix="karui.apply takes several steps")
     return alone.prune(task, steps[0], consume=consume)
+
+
+def quantize(task: Task, recipes: str | Sequence[str], out: Path | str | None = None) -> list[dict[str, Any]]:
+    """INT8 artifacts and nothing else: built, verified and scored in fresh processes, but not timed.
+
+    recipes: such as ``int8@onnxruntime`` or ``round_weights + int8[head=fp32]@openvino``; one table of
+        ranges serves them all. The score is taken on ``select``; without it, the agreement with the original
+        on the calibration data.
+    out: a new folder; one under ``karui-quantized`` when not given.
+
+    One dict a recipe: ``artifact`` (its folder; ``karui.load`` opens it), ``size_bytes``, ``executed``,
+    ``verification``, ``score``; or ``failure``. Raises KaruiError when none came to anything.
+    """
+    texts = [recipes] if isinstance(recipes, str) else list(recipes)
+    folder = Path(out) if out else new_folder(Path("karui-quantized"))
+    return quantized.quantize(task, [parse_recipe(text) for text in texts], folder)
 
 
 def load(artifact: Artifact | Path | str) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ VERBS = (
     "bench",
     "optimize",
     "prune",
+    "quantize",
     "resume",
     "report",
     "show",

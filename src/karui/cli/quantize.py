@@ -1,0 +1,63 @@
+"""Make your model INT8 and nothing else: one table of ranges, an artifact for each runtime, not timed.
+
+For example:
+
+    karui quantize task.py:task
+    karui quantize net.py:build --calibrate data.py:images --runtime openvino --keep head
+
+Every artifact is verified in a process of its own, and scored. Validation data are not needed; without
+them the agreement with the original is told. Exit codes are listed by karui --help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from karui.cli.options import TASK_FORMS, declare_data, declare_json, example_inputs
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", help=TASK_FORMS)
+    declare_data(parser)
+    parser.add_argument(
+        "--runtime",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="runtime, with options as in recipes: onnxruntime:calibration=mse (repeatable)",
+    )
+    parser.add_argument("--dynamic", action="store_true", help="ranges of activations found at run time")
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="PATTERN", help="modules to keep in fp32 (repeatable)"
+    )
+    parser.add_argument(
+        "--step", action="append", default=[], metavar="TEXT", help="step before, e.g. equalize (repeatable)"
+    )
+    parser.add_argument("--out", type=Path, help="new folder (default: a new one under karui-quantized)")
+    declare_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from karui.api import quantize
+    from karui.cli.model import find_task
+    from karui.cli.terminal import prints_aside
+    from karui.report.fields import storable
+    from karui.report.quantized import text
+
+    with prints_aside(args.json):
+        task = find_task(args.task, {**vars(args), "inputs": example_inputs(args.inputs)})
+        found = quantize(task, recipes_of(args), args.out)
+    if args.json:
+        print(json.dumps(storable({"schema": "karui.quantize/1", "made": found}), ensure_ascii=False))
+    else:
+        print(text(found))
+    return 0
+
+
+def recipes_of(args: argparse.Namespace) -> list[str]:
+    rules = ",".join(f"{pattern}=fp32" for pattern in args.keep)
+    numerics = ("int8_dynamic" if args.dynamic else "int8") + (f"[{rules}]" if rules else "")
+    runtimes = args.runtime or ["onnxruntime"]
+    return [" + ".join([*args.step, f"{numerics}@{runtime}"]) for runtime in runtimes]

@@ -1,0 +1,92 @@
+"""Quantization alone: artifacts in INT8 for some runtimes, verified and scored, but not timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from karui.artifact import Artifact
+from karui.bench.verify import verify
+from karui.budget import Budget
+from karui.errors import KaruiError, UsageError
+from karui.measurement import Quality, Trial, Verification
+from karui.optimize import ask_of, refusal_of
+from karui.optimize.attempt import expected, quality, trial_id
+from karui.optimize.job import save_data
+from karui.optimize.prepare import prepare
+from karui.optimize.workshop import Workshop
+from karui.process import Limits
+from karui.recipe import Recipe
+from karui.target import Target
+from karui.task import Task
+
+
+def quantize(task: Task, recipes: Sequence[Recipe], out: Path) -> list[dict[str, Any]]:
+    """One artifact for each recipe, in ``out``; see ``karui.quantize``."""
+    if out.exists():
+        raise UsageError(f"{out} is there already", fix="name a new folder")
+    with tempfile.TemporaryDirectory() as name:
+        job = prepare(with_answers(task), Target("cpu"), Budget(max_drop=100.0), Path(name))
+        with Workshop(job, Limits()) as workshop:
+            save_data(job)
+            found = [made(workshop, recipe) for recipe in recipes]
+        good = [one for one in found if "artifact" in one]
+        if not good:
+            reasons = "; ".join(f"{one['recipe']}: {one['failure']}" for one in found)
+            raise UsageError("nothing could be quantized", why=reasons)
+        for one in good:
+            one["artifact"] = str(moved(one["artifact"], out))
+    return found
+
+
+def with_answers(task: Task) -> Task:
+    """Without validation data, agreement with the original on the calibration data stands in."""
+    if task.select is not None:
+        return task
+    if task.calibrate is None:
+        raise UsageError("the task has no calibration data", fix="give calibrate=... or select=...")
+    return dataclasses.replace(task, select=task.calibrate, score="agreement")
+
+
+def made(workshop: Workshop, recipe: Recipe) -> dict[str, Any]:
+    """What came of one recipe; a failure is told, not raised."""
+    name = trial_id(recipe)
+    facts: dict[str, Any] = {"recipe": str(recipe), "runtime": recipe.runtime.name}
+    if reason := refusal_of(recipe, ask_of(workshop.job)):
+        return facts | {"failure": reason}
+    try:
+        artifact = workshop.build(recipe, name)
+        found, score = judged(workshop, recipe, artifact)
+    except KaruiError as error:
+        return facts | {"failure": error.line}
+    if found.failure:
+        return facts | {"failure": f"verification: {found.failure}"}
+    return facts | {
+        "artifact": artifact.folder,
+        "size_bytes": artifact.size_bytes,
+        "executed": dict(artifact.executed),
+        "verification": found.status,
+        "score": dataclasses.asdict(score) | {"name": workshop.job.score.name},
+    }
+
+
+def judged(workshop: Workshop, recipe: Recipe, artifact: Artifact) -> tuple[Verification, Quality]:
+    """The saved artifact in a fresh process: verified, and scored on the split ``select``."""
+    job, name = workshop.job, trial_id(recipe)
+    trial = Trial(name, str(recipe), recipe.runtime.name, recipe.numerics.default, "failed", "")
+    candidate = workshop.open(artifact)
+    try:
+        verification = verify(candidate, expected(job, artifact), trial.precision, job.target.batch)
+        score = Quality(0.0, 0.0, 0.0, 0.0, "undecided", 0)
+        return verification, score if verification.failure else quality(job, candidate, trial, "select")
+    finally:
+        candidate.close()
+
+
+def moved(artifact: Path, out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.move(artifact, out / artifact.parent.name))
