@@ -16,6 +16,7 @@ TABLES = {
     "kill": ["--kills", "20"],
     "channels": [],
     "billion": [],
+    "rounding": [],
 }
 
 
