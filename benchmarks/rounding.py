@@ -4,7 +4,7 @@
 
 Needs ``make data`` and the checkpoints of ``python -m benchmarks.networks.train fashion mnist deep encoder``.
 Activations are rounded to 8 bits where ONNX Runtime rounds them; the answers are those of the fake-quant
-reference, in which runtimes' own answers have been found to agree (docs/techniques/int8.md).
+reference, in which runtimes' own answers have been found to agree (docs/quantization.md).
 """
 
 from __future__ import annotations

@@ -318,6 +318,24 @@ def test_a_quantized_file_stores_integers_only(net, tmp_path):
     assert np.abs(integers).max() == S7.high
 
 
+@pytest.mark.gate
+def test_tensorrts_form_is_symmetric_with_float_biases(net, tmp_path):
+    """Its rules, checked on the file: int8, zero points of zero, no bias behind a DequantizeLinear."""
+    import onnx
+
+    reference, answers = emitted(net[1], profiles.tensorrt(), tmp_path / "model.onnx")
+    np.testing.assert_allclose(answers[0], reference[0], atol=0.02 * np.abs(reference[0]).max())
+    graph = onnx.load(str(tmp_path / "model.onnx")).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    rounding = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(rounding) > 6
+    for node in rounding:
+        assert stored[node.input[2]].dtype == np.int8 and not stored[node.input[2]].any()
+    pairs = {node.output[0]: node for node in rounding}
+    biased = [node for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) > 2]
+    assert biased and not [node for node in biased if node.input[2] in pairs]
+
+
 MEMORY = """
 import resource, sys
 import numpy as np, torch

@@ -19,6 +19,9 @@ LAYERS = [
 ]
 
 
+ROUNDED = "round_weights:method=gptq + int8@onnxruntime"
+
+
 def trial(recipe: str, kept: bool, same: str = "faster", layers=LAYERS) -> Trial:
     quality = Quality(0.9, 0.0, 0.0, 0.0, "within" if kept else "over", 100)
     measured = Measurement(
@@ -35,12 +38,13 @@ def trial(recipe: str, kept: bool, same: str = "faster", layers=LAYERS) -> Trial
 
 def searched(needed: int, most: int = 4) -> list[int]:
     """How many modules each proposal keeps in float, where at least ``needed`` have to be."""
-    trials = [trial("int8@onnxruntime", False)]
+    trials = [trial("int8@onnxruntime", False), trial(ROUNDED, False)]
     while (recipe := propose_mixed(trials, most)) is not None:
         kept = [name for name, _ in recipe.numerics.rules]
         assert kept == [f"l{i}" for i in range(len(kept))]
+        assert not recipe.steps
         trials.append(trial(str(recipe), len(kept) >= needed))
-    return [len(parse_recipe(one.recipe).numerics.rules) for one in trials[1:]]
+    return [len(parse_recipe(one.recipe).numerics.rules) for one in trials[2:]]
 
 
 @pytest.mark.gate
@@ -69,6 +73,10 @@ def test_nothing_is_mended_that_fits_or_does_not_pay_or_tells_no_layers():
     assert propose_mixed([trial("int8@onnxruntime", False)], 0) is None
     narrow = "prune_channels:macs=0.5 + int8@onnxruntime"
     assert propose_mixed([trial(narrow, False)], 4) is not None
+    assert str(propose_mixed([trial("int8@onnxruntime", False)], 4)) == ROUNDED
+    assert propose_mixed([trial("int8@onnxruntime", False), trial(ROUNDED, True)], 4) is None
+    by_itself = "int8@onnxruntime:quantizer=onnxruntime"
+    assert propose_mixed([trial(by_itself, False)], 4).numerics.rules
     twin = trial("prune_channels:macs=0.5 + fp32@onnxruntime", False)
     assert propose_mixed([twin, trial(narrow, False)], 4) is None  # its narrowing alone is too much
     assert propose_mixed([trial("fp16@onnxruntime", False)], 4) is None
@@ -110,7 +118,9 @@ def test_a_model_that_misses_the_budget_is_mended_by_itself(tmp_path):
         settings=Settings(recipes=("int8@onnxruntime",), pace=short, final=short),
     )
     trials = {one["recipe"]: one for one in result.facts["trials"]}
-    plain, mended = trials["int8@onnxruntime"], trials["int8[first=fp32]@onnxruntime"]
+    plain = trials["int8@onnxruntime"]
+    assert "round_weights:method=gptq + int8@onnxruntime" in trials
+    mended = trials["int8[first=fp32]@onnxruntime"]
     assert plain["status"] == "rejected" and mended["quality"]["drop"] < 0.03
     heard = {one["module"]: one["sqnr_db"] for one in plain["executed"]["layers"]}
     assert heard["first"] == min(heard.values()) < 15

@@ -1,5 +1,7 @@
-"""Mixed precision: which layers of a static INT8 model stay in float, so that it fits the accuracy budget.
+"""Mending a static INT8 model that misses the accuracy budget.
 
+First its weights are rounded with calibration data instead of each to the nearest. If that is not enough,
+layers stay in float, with the weights they had.
 Layers differ by orders of magnitude in what their rounding does to the answers. Those that disturb most for
 the multiplications they save go back to float first; how many have to is found by bisection, each time with
 a whole trial on the runtime, so that the fastest that fits can be chosen.
@@ -13,16 +15,24 @@ from typing import Any
 
 from karui.measurement import Trial
 from karui.numerics import Numerics
-from karui.recipe import Recipe, parse_recipe
+from karui.recipe import Named, Recipe, parse_recipe
 
 FIRST = 0.1  # of the layers, that the first trial keeps in float
+ROUNDING = Named("round_weights", (("method", "gptq"),))
 
 
 def propose_mixed(trials: Sequence[Trial], most: int) -> Recipe | None:
-    """The next INT8 model with some layers in float; at most ``most`` for each that missed the budget."""
+    """The next to try for an INT8 model that missed the budget; at most ``most`` with layers in float."""
+    tried = {trial.recipe: trial for trial in trials}
     for trial in trials:
         recipe = parse_recipe(trial.recipe)
-        if str(recipe.numerics) == "int8" and worth_mending(trial) and float_fits(recipe, trials):
+        plain = str(recipe.numerics) == "int8" and ROUNDING not in recipe.steps
+        if plain and worth_mending(trial) and float_fits(recipe, trials):
+            better = rounded(recipe)
+            if most and better is not None and str(better) not in tried:
+                return better
+            if better is not None and most and tried[str(better)].kept:
+                continue
             found = bisected(recipe, trial, trials, most)
             if found is not None:
                 return found
@@ -39,6 +49,13 @@ def worth_mending(trial: Trial) -> bool:
     missed = measured.quality is not None and measured.quality.verdict in ("over", "undecided")
     same = measured.speedup_same_runtime
     return missed and (same is None or same.verdict != "slower")
+
+
+def rounded(recipe: Recipe) -> Recipe | None:
+    """With its weights rounded by calibration data, where nothing else has settled them."""
+    settled = {"round_weights", "quantize_aware"}.intersection(step.name for step in recipe.steps)
+    own = "quantizer" in dict(recipe.runtime.options)
+    return None if settled or own else dataclasses.replace(recipe, steps=(*recipe.steps, ROUNDING))
 
 
 def float_fits(recipe: Recipe, trials: Sequence[Trial]) -> bool:

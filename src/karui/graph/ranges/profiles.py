@@ -1,12 +1,12 @@
-"""How each runtime likes its quantized model: measured, where it can be run (docs/techniques/int8.md)."""
+"""How each runtime likes its quantized model: measured, where it can be run (docs/quantization.md)."""
 
 from __future__ import annotations
 
 import torch
 
 from karui import host
-from karui.graph.ranges.places import BETWEEN, CONVS, TRANSPOSED, Profile
-from karui.graph.ranges.table import S7, S8, U8
+from karui.graph.ranges.places import BETWEEN, CONVS, SUMS, TRANSPOSED, Profile
+from karui.graph.ranges.table import S7, S8, S8_WHOLE, U8
 
 aten = torch.ops.aten
 
@@ -39,6 +39,14 @@ def openvino(*, saturates: bool, per_channel: bool = True) -> Profile:
 def inductor(*, saturates: bool) -> Profile:
     """Rounded only before layers: it fuses what stands between them, and measured slower with more."""
     return Profile(activations=U8, weights=S7 if saturates else S8, products=False)
+
+
+def tensorrt() -> Profile:
+    """Symmetric everywhere, zero points of zero, biases in float; on a grid before layers and around sums.
+
+    NVIDIA, "Working with Quantized Types" (TensorRT 10 documentation): explicit Q/DQ.
+    """
+    return Profile(activations=S8_WHOLE, weights=S8_WHOLE, between=SUMS, products=False)
 
 
 BY_RUNTIME = {
