@@ -25,8 +25,9 @@ pytestmark = pytest.mark.gate
 
 # an ONNX model makes for a short run
 WORDS = ["net.onnx", "--select", "data.py:both", "--max-drop", "10", "--pace", "quick"]
-WORDS += ["--recipe", "int8@onnxruntime", "--recipe", "int8_dynamic@onnxruntime"]
-ALL = ["onnxruntime-fp32", "onnxruntime-int8", "onnxruntime-int8_dynamic"]
+INT8 = "int8@onnxruntime:quantizer=onnxruntime"
+WORDS += ["--recipe", INT8, "--recipe", "int8_dynamic@onnxruntime"]
+ALL = ["onnxruntime-fp32", "onnxruntime-int8-onnxruntime-95fe11a9", "onnxruntime-int8_dynamic"]
 
 
 def trials(folder):
@@ -78,7 +79,7 @@ def test_killed_three_times_interrupted_once_and_resumed(shell, cli, tmp_path):
 
     # in the second trial: at most that one is repeated
     process = shell("resume", "run", cwd=tmp_path)
-    when(process, lambda: trials(folder) and list(folder.glob("trials/onnxruntime-int8/*")))
+    when(process, lambda: trials(folder) and list(folder.glob(f"trials/{ALL[1]}/*")))
     kill(process)
     assert trials(folder) == ALL[:1]
 
@@ -103,7 +104,7 @@ def test_killed_three_times_interrupted_once_and_resumed(shell, cli, tmp_path):
     assert trials(folder) == ALL  # none made twice
     said = cli("optimize", *WORDS, "--out", "unbroken", "--json")
     unbroken = json.loads(said.out)
-    assert kept(facts) == kept(unbroken) >= {"onnxruntime-fp32", "onnxruntime-int8"}
+    assert kept(facts) == kept(unbroken) >= {"onnxruntime-fp32", ALL[1]}
     assert not (folder / journal.LOCK).exists()
     assert not list(folder.glob("trials/*/draft"))
     for path in folder.glob("trials/*/artifact"):
@@ -111,7 +112,7 @@ def test_killed_three_times_interrupted_once_and_resumed(shell, cli, tmp_path):
 
     # a finished run is shown, not made again
     before = jobs.contents(folder)
-    assert "int8@onnxruntime" in cli("resume", "run").out
+    assert INT8 in cli("resume", "run").out
     assert jobs.contents(folder) == before
 
 
@@ -189,7 +190,7 @@ def test_a_disk_that_runs_full_can_be_resumed(small_disk, tmp_path):
     model, folder = tmp_path / "net.onnx", small_disk / "run"
     labels = jobs.write_files(tmp_path)[0](inputs).argmax(1)
     task = karui.Task(model=model, select=(inputs, labels))
-    settings = jobs.quick("int8@onnxruntime")
+    settings = jobs.quick(INT8)
     with pytest.raises(UsageError, match="cannot be written") as caught:
         karui.optimize(task, out=folder, settings=dataclasses.replace(settings, watcher=Filler(small_disk)))
     assert "No space left on device" in caught.value.why

@@ -12,6 +12,7 @@ from karui.errors import Unsupported, UsageError
 from karui.graph.call import run_all, signature_of
 from karui.graph.capture import capture
 from karui.graph.fold import fold_norms
+from karui.graph.program import export
 from karui.graph.ranges import rounding
 from karui.graph.ranges.calibrate import calibrate
 from karui.graph.ranges.emit_onnx import constant, emit
@@ -100,7 +101,7 @@ def emitted(model: nn.Module, done: Applied, given: Given, profile: Profile, fol
     signature = capture(done.model, given.signature, given.inputs, folder)
     save_table(done.ranges, folder)
     source = Source(folder, signature, Numerics("int8"), given.inputs, given.inputs)
-    program = quantized(source, profile, "minmax").program
+    program = export(quantized(source, profile, "minmax").graph, signature, given.inputs)
     stored, known = emit(program, signature, 20, profile).graph.initializers, done.ranges
     found = {
         path: constant(value)
