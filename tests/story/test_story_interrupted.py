@@ -89,9 +89,9 @@ def test_killed_three_times_interrupted_once_and_resumed(shell, cli, tmp_path):
     kill(process)
     assert trials(folder) == ALL[:1]
 
-    # Ctrl-C among the finalists
+    # Ctrl-C in the last trial: the end may be short, where nothing is faster than the original
     process = shell("resume", "run", cwd=tmp_path)
-    when(process, lambda: len(trials(folder)) == 3)
+    when(process, lambda: len(trials(folder)) == 2 and list(folder.glob(f"trials/{ALL[2]}/*")))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
