@@ -65,6 +65,16 @@ def test_saturation_is_predicted_and_the_reduced_range_gives_back_nine_tenths_of
     assert lost > 0 and left < 0.1 * lost
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_paddings_by_name_are_emulated_too(tmp_path, padding):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, (3, 4), padding=padding, dilation=2), nn.ReLU(), nn.Flatten())
+    source = source_of(model.eval(), torch.rand(16, 3, 9, 9), tmp_path)
+    narrow, emulated, shares = answers(source, saturates=True)
+    assert shares == {"conv2d": 0.0}
+    np.testing.assert_allclose(emulated, narrow, atol=1e-3 * np.abs(narrow).max())
+
+
 def test_where_nothing_is_clipped_the_emulation_is_the_reference(source):
     found = quantized(source, profiles.openvino(saturates=True), "minmax")
     x = torch.from_numpy(next(iter(source.probe.values())))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from karui.graph.consumers import tensor_at
+from karui.graph.consumers import padded, pair, tensor_at
 from karui.graph.fake_quant import along
 from karui.graph.ranges.insert import OP
 from karui.graph.trace import packet
@@ -71,18 +71,15 @@ def linear(x: Tensor, weight: Tensor) -> tuple[Tensor, float]:
 def convolved(
     x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> tuple[Tensor, float]:
-    sizes = [pair_of(part) for part in (stride, padding, dilation)]
+    if isinstance(padding, str):
+        x, padding = padded(x, list(weight.shape[2:]), dilation, padding), 0
+    sizes = [pair(part) for part in (stride, padding, dilation)]
     out = aten.conv2d(x[:1], weight, None, *sizes, groups).shape[2:]
     columns = torch.nn.functional.unfold(x, weight.shape[2:], sizes[2], sizes[1], sizes[0])
     parts = zip(columns.chunk(groups, 1), weight.flatten(1).chunk(groups, 0))
     done = [clipped(part.transpose(1, 2).flatten(0, 1), kernel) for part, kernel in parts]
     rows = torch.cat([sums for sums, _ in done], 1).reshape(len(x), -1, len(weight))
     return rows.transpose(1, 2).reshape(len(x), len(weight), *out), sum(share for _, share in done) / groups
-
-
-def pair_of(value: Any) -> tuple[int, int]:
-    parts = [value] if isinstance(value, int) else list(value)
-    return parts[0], parts[-1]
 
 
 def clipped(x: Tensor, weight: Tensor) -> tuple[Tensor, float]:
