@@ -31,6 +31,7 @@ from karui.graph.onnx import (
     refuses_table,
     write,
 )
+from karui.graph.onnx_zeros import pack
 from karui.graph.ort_quantizers import METHODS, dynamic_int8, module_paths, prepared, static_int8
 from karui.runtimes import Ask, Built, Runtime, Source
 
@@ -71,13 +72,14 @@ FLOAT_KERNELS = (
 @dataclass(frozen=True)
 class OnnxRuntime(Runtime):
     """``calibration``, ``per_channel`` and ``quantizer`` (karui's table, or ONNX Runtime's own) are of
-    static INT8.
+    static INT8. pack_zeros: weights that are mostly zero are stored so (graph/onnx_zeros).
     """
 
     opset: int = OPSET
     calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
     per_channel: bool = True
     quantizer: Literal["karui", "onnxruntime"] = "karui"
+    pack_zeros: bool = True
 
     def refuses(self, ask: Ask) -> str | None:
         if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
@@ -109,8 +111,12 @@ class OnnxRuntime(Runtime):
                 export_onnx(source.folder, source.signature, model, self.opset)
             else:
                 self.convert(source, Path(scratch), model)
-            executed = inspect(model, Path(scratch), source)
+            executed = inspect(model, Path(scratch), source) | self.pack(model)
         return Built(executed, reference(model, source) if precision == "int8" else None)
+
+    def pack(self, model: Path) -> dict[str, int]:
+        saved = pack(model) if self.pack_zeros else 0
+        return {"zeros_saved_bytes": saved} if saved else {}
 
     def from_table(self, source: Source, model: Path) -> Built:
         """Static INT8 from the table of ranges."""
@@ -126,7 +132,7 @@ class OnnxRuntime(Runtime):
         write(emit_onnx.emit(program, source.signature, self.opset, profile), model)
         save_table(found.table, model.parent)
         with tempfile.TemporaryDirectory() as scratch:
-            executed = inspect(model, Path(scratch), source, found)
+            executed = inspect(model, Path(scratch), source, found) | self.pack(model)
         return Built(executed, found.reference)
 
     def convert(self, source: Source, scratch: Path, model: Path) -> None:
