@@ -1,4 +1,4 @@
-"""A recipe with zeros: a plain file that shrinks with them, whose answers and kernels are those of a dense one."""
+"""A recipe with zeros: a plain file that shrinks with them; answers and kernels are those of a dense one."""
 
 from __future__ import annotations
 
