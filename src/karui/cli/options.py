@@ -104,7 +104,7 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
     return Settings(
         recipes=tuple(options["recipe"]),
         stop_at=options.get("stop_at"),
-        mixed=Settings.mixed if options.get("mixed") is None else options["mixed"],
+        mixed=options.get("mixed", Settings.mixed),
         pace=trial,
         final=final,
         limits=Limits(seconds=parse_seconds(options["timeout"])),

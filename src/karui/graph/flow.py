@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from karui.graph.consumers import tensor_at
 from karui.graph.layerwise import Layer, find_layers
-from karui.graph.ranges.places import CONVS, MOVES, TRANSPOSED
+from karui.graph.ranges.places import MOVES, TRANSPOSED
 from karui.graph.ranges.table import Range
 from karui.graph.trace import Walk, argument, module_of, op_name, packet
 
@@ -160,23 +160,16 @@ def outputs_first(weight: Tensor, layer: Layer) -> Tensor:
     """(outputs, weights of each); a copy where the layer is transposed."""
     if packet(layer.nodes[0]) not in TRANSPOSED:
         return weight.flatten(1)
-    groups = groups_of(layer)
+    groups = layer.groups
     parts = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return parts.transpose(1, 2).reshape(groups * weight.shape[1], -1)
-
-
-def groups_of(layer: Layer) -> int:
-    node = layer.nodes[0]
-    if packet(node) in TRANSPOSED:
-        return int(argument(node, 6, "groups", 1))
-    return int(argument(node, 6, "groups", 1)) if packet(node) in CONVS else 1
 
 
 def input_reach(weight: Tensor, layer: Layer) -> Tensor:
     """The largest magnitude of the weights on each input, (inputs,)."""
     if packet(layer.nodes[0]) in TRANSPOSED:
         return weight.abs().flatten(1).amax(1)
-    groups = groups_of(layer)
+    groups = layer.groups
     parts = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
     return parts.abs().amax((1, 3)).reshape(-1)
 
@@ -185,7 +178,7 @@ def scale_outputs(graph: GraphModule, layer: Layer, factors: Tensor) -> None:
     """Multiply what the layer gives out, (outputs,), in its weight and bias."""
     weight = tensor_at(graph, layer.names[0])
     if packet(layer.nodes[0]) in TRANSPOSED:
-        groups = groups_of(layer)
+        groups = layer.groups
         parts = factors.reshape(groups, 1, weight.shape[1]).expand(-1, weight.shape[0] // groups, -1)
         factors_of_weight = parts.reshape(weight.shape[0], weight.shape[1])
         weight.mul_(factors_of_weight.reshape([*weight.shape[:2]] + [1] * (weight.ndim - 2)))
@@ -201,7 +194,7 @@ def scale_inputs(graph: GraphModule, layer: Layer, factors: Tensor) -> None:
     if packet(layer.nodes[0]) in TRANSPOSED:
         weight.mul_(factors.reshape([-1] + [1] * (weight.ndim - 1)))
         return
-    groups = groups_of(layer)
+    groups = layer.groups
     parts = factors.reshape(groups, 1, weight.shape[1]).expand(-1, len(weight) // groups, -1)
     weight.mul_(parts.reshape([*weight.shape[:2]] + [1] * (weight.ndim - 2)))
 

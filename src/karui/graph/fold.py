@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from karui.graph.consumers import tensor_at
+from karui.graph.ranges.places import CONVS
 from karui.graph.trace import argument, packet
 
 aten = torch.ops.aten
-CONVS = (aten.conv1d, aten.conv2d, aten.conv3d)
-NORMS = (aten.batch_norm, aten._native_batch_norm_legit_no_training)
 
 
 def fold_norms(graph: GraphModule) -> dict[str, Tensor]:

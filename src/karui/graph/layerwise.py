@@ -59,7 +59,7 @@ class Layer:
 
     @property
     def groups(self) -> int:
-        found: int = argument(self.nodes[0], 6, "groups", 1) if packet(self.nodes[0]) in KINDS else 1
+        found: int = argument(self.nodes[0], 6, "groups", 1)
         return found
 
     @property

@@ -43,9 +43,9 @@ class Staircase:
     axes: Sequence[Sequence[int]]
     tables: Sequence[Any]
     sizes: Floats
-    rows: list[Floats] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    rows: Floats = field(init=False)  # (timed models, features)
+    shares: Floats = field(init=False)
+    weights: Floats = field(init=False)
     assumed: Floats = field(init=False)
     prices: Floats = field(init=False)
     pulls: Floats = field(init=False)  # of each timed model on the prediction of one like it
@@ -53,7 +53,8 @@ class Staircase:
     def __post_init__(self) -> None:
         macs = (1 - CONSTANT - ELEMENTS) * self.full / max(self.full.sum(), 1.0)
         self.prices = self.assumed = np.concatenate([[CONSTANT, ELEMENTS], np.zeros(len(MULTIPLES)), macs])
-        self.pulls = np.zeros(0)
+        self.rows = np.zeros((0, len(self.prices)))
+        self.shares = self.weights = self.pulls = np.zeros(0)
 
     def features(self, gone: Gone) -> Floats:
         """Constant, elements, penalties by multiple, and each layer's share of its own multiplications."""
@@ -70,24 +71,22 @@ class Staircase:
 
     def learn(self, timed: Sequence[tuple[Gone, float]], weight: float = 1.0) -> None:
         """Take in models that were timed, as shares of the original's latency."""
-        for gone, share in timed:
-            self.rows.append(self.features(gone))
-            self.shares.append(share)
-            self.weights.append(weight)
-        rows, shares, weights = np.array(self.rows), np.array(self.shares), np.array(self.weights)
-        self.prices = fitted(rows, shares, weights, self.assumed)
-        likeness = np.array([self.likeness(row) for row in rows])
-        doubt = np.diag((NOISE / UNEXPLAINED) ** 2 / weights)
-        self.pulls = np.asarray(np.linalg.solve(likeness + doubt, shares - rows @ self.prices), np.float64)
+        self.rows = np.concatenate([self.rows, *(self.features(gone)[None] for gone, _ in timed)])
+        self.shares = np.append(self.shares, [share for _, share in timed])
+        self.weights = np.append(self.weights, np.full(len(timed), weight))
+        self.prices = fitted(self.rows, self.shares, self.weights, self.assumed)
+        likeness = np.array([self.likeness(row) for row in self.rows])
+        doubt = np.diag((NOISE / UNEXPLAINED) ** 2 / self.weights)
+        unexplained = self.shares - self.rows @ self.prices
+        self.pulls = np.asarray(np.linalg.solve(likeness + doubt, unexplained), np.float64)
 
     def likeness(self, row: Floats) -> Floats:
         """Of a model to each that was timed: 1 for the same, and near 0 where much of the time differs."""
-        return np.asarray(np.exp(-(np.abs(np.array(self.rows) - row) @ self.prices) / ALIKE))
+        return np.asarray(np.exp(-(np.abs(self.rows - row) @ self.prices) / ALIKE))
 
     def share(self, gone: Gone) -> float:
         row = self.features(gone)
-        unexplained = float(self.likeness(row) @ self.pulls) if self.rows else 0.0
-        return float(row @ self.prices) + unexplained
+        return float(row @ self.prices) + float(self.likeness(row) @ self.pulls)
 
     @property
     def penalties(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ from karui.graph.consumers import tensor_at
 from karui.graph.flow import output_axis
 from karui.graph.layerwise import Layer, find_layers, samples
 from karui.graph.ranges.calibrate import calibrate
-from karui.graph.ranges.insert import insert
+from karui.graph.ranges.insert import OP, insert
 from karui.graph.ranges.places import Profile
 from karui.graph.ranges.profiles import weight_bits
 from karui.graph.ranges.table import Range, Table, signed
@@ -124,7 +124,7 @@ class Correcting:
 def pass_on(graph: GraphModule) -> None:
     """Take ``fake_quant`` away from computed tensors."""
     for node in list(graph.graph.nodes):
-        if node.target is torch.ops.karui.fake_quant.default and node.args[0].op != "get_attr":
+        if node.target is OP and node.args[0].op != "get_attr":
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
     graph.recompile()

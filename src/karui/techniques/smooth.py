@@ -28,6 +28,7 @@ from karui.graph.flow import (
     scale_outputs,
     why_not,
 )
+from karui.graph.fold import is_own
 from karui.graph.layerwise import Layer, samples
 from karui.graph.ranges.table import Range
 from karui.graph.spread import Spread, spreads
@@ -126,7 +127,7 @@ class Smoothing:
         if len(stored) == 0:
             if packet(node) in LAYER_NORMS:
                 self.skipped[module_of(node)] = "it has no weight that a factor could go into"
-        elif any(not is_own(part, node) for part in stored):
+        elif any(not is_own(part) for part in stored):
             self.skipped[module_of(node)] = "its weight is shared or computed"
         else:
             return Source(module_of(node), -1, tuple(str(part.target) for part in stored))
@@ -191,11 +192,3 @@ def is_vector(part: Any, node: Node) -> bool:
         and tuple(part.meta["val"].shape) == (shape[-1],)
         and shape[-1] > 1
     )
-
-
-def is_own(part: Any, node: Node) -> bool:
-    """Whether a stored tensor is read by ``node`` alone, under one name."""
-    if not isinstance(part, Node) or part.op != "get_attr" or len(part.users) > 1:
-        return False
-    same = [other for other in node.graph.nodes if other.op == "get_attr" and other.target == part.target]
-    return len(same) == 1

@@ -29,7 +29,7 @@ def calibrate(
     batches: flat inputs. name: of the observer. Raises Unsupported where there is no data, or where it
     gives values that are not finite.
     """
-    found = dict(known or {}) | {}
+    found = dict(known or {})
     names = keys(graph)
     wanted = {node: observer(name) for node in observed(graph) if names[node] not in found}
     watch(graph, batches, wanted, names)
