@@ -40,22 +40,12 @@ def trial_id(recipe: Recipe) -> str:
 
 def attempt(workshop: Workshop, recipe: Recipe, trials: Sequence[Trial], pace: Pace) -> Trial:
     """The finished trial; a KaruiError on the way makes it a failed one."""
-    name, job = trial_id(recipe), workshop.job
-    trial = Trial(
-        id=name,
-        recipe=str(recipe),
-        runtime=recipe.runtime.name,
-        precision=recipe.numerics.default,
-        status="failed",
-        reason="",
-        complexity=recipe.complexity,
-        log=f"trials/{name}/worker.log",
-    )
+    trial, job = untried(recipe), workshop.job
     try:
         start = time.monotonic()
-        artifact = workshop.build(recipe, name)
+        artifact = workshop.build(recipe, trial.id)
         built_s = time.monotonic() - start
-        trial = dataclasses.replace(trial, artifact=f"trials/{name}/artifact")
+        trial = dataclasses.replace(trial, artifact=f"trials/{trial.id}/artifact")
         measured = measure(workshop, artifact, trial, trials, pace)
     except KaruiError as error:
         check_room(job.folder)
@@ -65,24 +55,45 @@ def attempt(workshop: Workshop, recipe: Recipe, trials: Sequence[Trial], pace: P
     return dataclasses.replace(trial, measurement=measured, status=status, reason=reason)
 
 
+def untried(recipe: Recipe) -> Trial:
+    """A trial before anything has come of it."""
+    name = trial_id(recipe)
+    return Trial(
+        id=name,
+        recipe=str(recipe),
+        runtime=recipe.runtime.name,
+        precision=recipe.numerics.default,
+        status="failed",
+        reason="",
+        complexity=recipe.complexity,
+        log=f"trials/{name}/worker.log",
+    )
+
+
 def measure(
     workshop: Workshop, artifact: Artifact, trial: Trial, trials: Sequence[Trial], pace: Pace
 ) -> Measurement:
     """Open the artifact in a fresh process, verify and score it, then time it beside its baselines."""
     with workshop.measured(artifact, trial.id) as candidate:
-        measured = Measurement(
-            size_bytes=artifact.size_bytes,
-            size_compressed_bytes=artifact.size_compressed_bytes,
-            verification=verify(
-                candidate, expected(workshop.job, artifact), trial.precision, workshop.job.target.batch
-            ),
-            executed=artifact.executed,
-        )
-        shutil.rmtree(artifact.folder.parent / "reference", ignore_errors=True)
+        measured = checked(workshop.job, candidate, trial)
         if measured.verification.failure:
             return measured
-        measured = dataclasses.replace(measured, quality=quality(workshop.job, candidate, trial, "select"))
         return timed(workshop, candidate, measured, trial, trials, pace)
+
+
+def checked(job: Job, candidate: Candidate, trial: Trial) -> Measurement:
+    """The opened artifact verified and, where it passes, scored on the split ``select``."""
+    artifact = candidate.artifact
+    measured = Measurement(
+        size_bytes=artifact.size_bytes,
+        size_compressed_bytes=artifact.size_compressed_bytes,
+        verification=verify(candidate, expected(job, artifact), trial.precision, job.target.batch),
+        executed=artifact.executed,
+    )
+    shutil.rmtree(artifact.folder.parent / "reference", ignore_errors=True)
+    if measured.verification.failure:
+        return measured
+    return dataclasses.replace(measured, quality=quality(job, candidate, trial, "select"))
 
 
 def expected(job: Job, artifact: Artifact) -> Expected:

@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from karui.artifact import Artifact
-from karui.bench.verify import verify
 from karui.budget import Budget
 from karui.errors import KaruiError, UsageError
-from karui.measurement import Quality, Trial, Verification
 from karui.optimize import ask_of, refusal_of
-from karui.optimize.attempt import expected, quality, trial_id
+from karui.optimize.attempt import checked, untried
 from karui.optimize.job import save_data
 from karui.optimize.prepare import prepare
 from karui.optimize.workshop import Workshop
@@ -54,37 +51,26 @@ def with_answers(task: Task) -> Task:
 
 def made(workshop: Workshop, recipe: Recipe) -> dict[str, Any]:
     """What came of one recipe; a failure is told, not raised."""
-    name = trial_id(recipe)
+    trial = untried(recipe)
     facts: dict[str, Any] = {"recipe": str(recipe), "runtime": recipe.runtime.name}
     if reason := refusal_of(recipe, ask_of(workshop.job)):
         return facts | {"failure": reason}
     try:
-        artifact = workshop.build(recipe, name)
-        found, score = judged(workshop, recipe, artifact)
+        artifact = workshop.build(recipe, trial.id)
+        with workshop.measured(artifact, trial.id) as candidate:
+            found = checked(workshop.job, candidate, trial)
     except KaruiError as error:
         return facts | {"failure": error.line}
-    if found.failure:
-        return facts | {"failure": f"verification: {found.failure}"}
+    if found.verification.failure:
+        return facts | {"failure": f"verification: {found.verification.failure}"}
+    assert found.quality is not None
     return facts | {
         "artifact": artifact.folder,
-        "size_bytes": artifact.size_bytes,
-        "executed": dict(artifact.executed),
-        "verification": found.status,
-        "score": dataclasses.asdict(score) | {"name": workshop.job.score.name},
+        "size_bytes": found.size_bytes,
+        "executed": dict(found.executed),
+        "verification": found.verification.status,
+        "score": dataclasses.asdict(found.quality) | {"name": workshop.job.score.name},
     }
-
-
-def judged(workshop: Workshop, recipe: Recipe, artifact: Artifact) -> tuple[Verification, Quality]:
-    """The saved artifact in a fresh process: verified, and scored on the split ``select``."""
-    job, name = workshop.job, trial_id(recipe)
-    trial = Trial(name, str(recipe), recipe.runtime.name, recipe.numerics.default, "failed", "")
-    candidate = workshop.open(artifact)
-    try:
-        verification = verify(candidate, expected(job, artifact), trial.precision, job.target.batch)
-        score = Quality(0.0, 0.0, 0.0, 0.0, "undecided", 0)
-        return verification, score if verification.failure else quality(job, candidate, trial, "select")
-    finally:
-        candidate.close()
 
 
 def moved(artifact: Path, out: Path) -> Path:
