@@ -257,8 +257,9 @@ def test_a_fixed_batch_is_told():
 
 def test_what_cannot_be_is_said():
     net, images = residual()
-    with pytest.raises(UsageError, match="9 bits"):
-        karui.quantize_aware(net, images, [(images,)], bits=9)
+    for bits in (0, 9):
+        with pytest.raises(UsageError, match=f"{bits} bits"):
+            karui.quantize_aware(net, images, [(images,)], bits=bits)
     with pytest.raises(Unsupported, match="no layer can be rounded"):
         karui.quantize_aware(net, images, [(images,)], protect=("*",))
     with pytest.raises(UsageError, match="calibration set is empty"):

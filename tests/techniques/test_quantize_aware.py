@@ -151,6 +151,7 @@ def test_ranges_of_an_own_loop_are_taken_over(tmp_path):
         ({}, iter([(images(), labels())]), "no batch of two samples"),
         ({}, (images(), torch.randn(64, 7)), "cannot be compared"),
         ({"bits": 1}, None, "1 bits"),
+        ({"bits": 0}, None, "0 bits"),
     ],
 )
 def test_what_cannot_be_trained_is_said(options, train, said):

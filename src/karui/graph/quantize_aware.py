@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from karui import host
 from karui.artifact import Signature
 from karui.data import items, read_split, rows_of
 from karui.errors import Unsupported, UsageError
@@ -33,7 +32,7 @@ from karui.graph.ranges.calibrate import ROWS, calibrate
 from karui.graph.ranges.learn import HOME, Places, Step, places_of, put_in
 from karui.graph.ranges.observers import per_channel
 from karui.graph.ranges.places import Profile
-from karui.graph.ranges.profiles import BY_RUNTIME
+from karui.graph.ranges.profiles import BY_RUNTIME, weight_bits
 from karui.graph.ranges.table import Range, Table, save_table, signed
 from karui.graph.trace import ROOT, packet
 from karui.numerics import Numerics
@@ -60,7 +59,7 @@ class Rounding:
     protect: tuple[str, ...] = ()
 
     def weight_bits(self) -> int:
-        found = self.bits or (7 if host.saturates(host.flags()) else 8)
+        found = weight_bits() if self.bits is None else self.bits
         if not 2 <= found <= 8:
             raise UsageError(f"weights cannot have {found} bits", fix="bits from 2 to 8")
         return found
