@@ -8,6 +8,8 @@ information (entropy, Migacz 2017, "8-bit Inference with TensorRT").
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import final
 
 import torch
@@ -62,6 +64,7 @@ class MovingAverage(Observer):
         return self.ends[0], self.ends[1]
 
 
+@final
 class Histogram:
     """Counts of values in ``BINS`` equal bins around zero; twice as wide whenever a value lies outside."""
 
@@ -93,27 +96,47 @@ class Histogram:
         return (torch.arange(BINS, dtype=torch.float64) + 0.5) * width - self.reach
 
 
-class Clipping(Observer):
-    """One that chooses ends inside of the extremes; ``cost`` says how bad a choice is."""
+Choice = Callable[[Histogram, Grid], tuple[float, float]]
 
-    def __init__(self) -> None:
-        self.histogram = Histogram()
+
+@final
+class Clipping(Observer):
+    """One that keeps a histogram, and may choose ends inside of the extremes by it."""
+
+    def __init__(self, choose: Choice) -> None:
+        self.histogram, self.choose = Histogram(), choose
 
     def see(self, values: Tensor) -> None:
         self.histogram.see(values)
 
     def range(self, grid: Grid) -> tuple[Tensor, Tensor]:
-        """The farther end moves in until it meets the other, then both do, as long as it pays."""
-        seen = self.histogram
-        reaches = [share * max(-seen.low, seen.high) for share in shares()]
-        ends = [(max(seen.low, -reach), min(seen.high, reach)) for reach in reaches]
-        costs = [self.cost(low, high, grid) for low, high in ends]
-        low, high = ends[costs.index(min(costs))]
+        low, high = self.choose(self.histogram, grid)
         return torch.tensor(low), torch.tensor(high)
 
-    @abstractmethod
-    def cost(self, low: float, high: float, grid: Grid) -> float:
-        """Of clipping at these ends."""
+
+def percentile(seen: Histogram, grid: Grid) -> tuple[float, float]:
+    """So that as many values lie beyond each end as ``PERCENTILE`` leaves outside."""
+    sums = seen.counts.cumsum(0) / seen.counts.sum()
+    outside = 1 - PERCENTILE / 100
+    inner = seen.centres[(sums >= outside) & (sums - seen.counts / seen.counts.sum() <= 1 - outside)]
+    half = seen.reach / BINS
+    return max(seen.low, float(inner[0]) - half), min(seen.high, float(inner[-1]) + half)
+
+
+def least_squared_error(seen: Histogram, grid: Grid) -> tuple[float, float]:
+    """The ends for which rounded and clipped values differ least from what they were, in squares."""
+    return min(ends_of(seen), key=lambda ends: squared_error(seen, grid, *ends))
+
+
+def least_information_lost(seen: Histogram, grid: Grid) -> tuple[float, float]:
+    """The ends for which the rounded distribution tells most about the one that was seen."""
+    return min(ends_of(seen), key=lambda ends: information_lost(seen, *ends))
+
+
+def ends_of(seen: Histogram) -> list[tuple[float, float]]:
+    """That are tried: the farther one moves in until it meets the other, then both do."""
+    reaches = [share * max(-seen.low, seen.high) for share in shares()]
+    return [(max(seen.low, -reach), min(seen.high, reach)) for reach in reaches]
 
 
 def shares() -> list[float]:
@@ -121,72 +144,44 @@ def shares() -> list[float]:
     return [0.95**i for i in range(CANDIDATES)]
 
 
-@final
-class Percentile(Observer):
-    def __init__(self) -> None:
-        self.histogram = Histogram()
-
-    def see(self, values: Tensor) -> None:
-        self.histogram.see(values)
-
-    def range(self, grid: Grid) -> tuple[Tensor, Tensor]:
-        """So that as many values lie beyond each end as ``PERCENTILE`` leaves outside."""
-        seen = self.histogram
-        sums = seen.counts.cumsum(0) / seen.counts.sum()
-        outside = 1 - PERCENTILE / 100
-        inner = seen.centres[(sums >= outside) & (sums - seen.counts / seen.counts.sum() <= 1 - outside)]
-        half = seen.reach / BINS
-        low, high = max(seen.low, float(inner[0]) - half), min(seen.high, float(inner[-1]) + half)
-        return torch.tensor(low), torch.tensor(high)
+def squared_error(seen: Histogram, grid: Grid, low: float, high: float) -> float:
+    low, high = min(low, 0.0), max(high, 0.0)
+    if grid.symmetric:
+        low, high = min(low, -high), max(high, -low)
+    step = max((high - low) / (grid.high - grid.low), 1e-30)
+    x = seen.centres
+    beyond = (x - x.clamp(low, high)) ** 2
+    inside = (x >= low) & (x <= high)
+    zero = (x.abs() < step / 2) & (x.abs() <= seen.reach / BINS)  # zero itself is on the grid
+    rounding = torch.where(inside & ~zero, step**2 / 12, 0.0)
+    return float((seen.counts * (beyond + rounding)).sum())
 
 
-@final
-class SquaredError(Clipping):
-    """The ends for which rounded and clipped values differ least from what they were, in squares."""
-
-    def cost(self, low: float, high: float, grid: Grid) -> float:
-        low, high = min(low, 0.0), max(high, 0.0)
-        if grid.symmetric:
-            low, high = min(low, -high), max(high, -low)
-        step = max((high - low) / (grid.high - grid.low), 1e-30)
-        x = self.histogram.centres
-        beyond = (x - x.clamp(low, high)) ** 2
-        inside = (x >= low) & (x <= high)
-        counts = self.histogram.counts
-        zero = (x.abs() < step / 2) & (x.abs() <= self.histogram.reach / BINS)  # zero itself is on the grid
-        rounding = torch.where(inside & ~zero, step**2 / 12, 0.0)
-        return float((counts * (beyond + rounding)).sum())
-
-
-@final
-class Entropy(Clipping):
-    """The ends for which the rounded distribution tells most about the one that was seen."""
-
-    def cost(self, low: float, high: float, grid: Grid) -> float:
-        x, counts = self.histogram.centres, self.histogram.counts
-        inside = (x >= min(low, 0.0)) & (x <= max(high, 0.0))
-        seen = counts[inside].clone()
-        if not len(seen) or not seen.sum():
-            return torch.inf
-        coarse = torch.arange(len(seen)) * min(LEVELS, len(seen)) // len(seen)
-        filled = (seen > 0).double()
-        sums = torch.zeros(LEVELS, dtype=torch.float64).index_add(0, coarse, seen)
-        many = torch.zeros(LEVELS, dtype=torch.float64).index_add(0, coarse, filled)
-        spread = (sums / many.clamp(min=1))[coarse] * filled
-        seen[0] += counts[x < low].sum()
-        seen[-1] += counts[x > high].sum()
-        p, q = seen / seen.sum(), spread / spread.sum()
-        both = (p > 0) & (q > 0)
-        lost = float(p[(p > 0) & (q == 0)].sum())
-        return float((p[both] * (p[both] / q[both]).log()).sum()) + 10 * lost
+def information_lost(seen: Histogram, low: float, high: float) -> float:
+    x, counts = seen.centres, seen.counts
+    inside = (x >= min(low, 0.0)) & (x <= max(high, 0.0))
+    kept = counts[inside].clone()
+    if not len(kept) or not kept.sum():
+        return torch.inf
+    coarse = torch.arange(len(kept)) * min(LEVELS, len(kept)) // len(kept)
+    filled = (kept > 0).double()
+    sums = torch.zeros(LEVELS, dtype=torch.float64).index_add(0, coarse, kept)
+    many = torch.zeros(LEVELS, dtype=torch.float64).index_add(0, coarse, filled)
+    spread = (sums / many.clamp(min=1))[coarse] * filled
+    kept[0] += counts[x < low].sum()
+    kept[-1] += counts[x > high].sum()
+    p, q = kept / kept.sum(), spread / spread.sum()
+    both = (p > 0) & (q > 0)
+    lost = float(p[(p > 0) & (q == 0)].sum())
+    return float((p[both] * (p[both] / q[both]).log()).sum()) + 10 * lost
 
 
-OBSERVERS: dict[str, type[Observer]] = {
+OBSERVERS: dict[str, Callable[[], Observer]] = {
     "minmax": MinMax,
     "moving_average": MovingAverage,
-    "percentile": Percentile,
-    "mse": SquaredError,
-    "entropy": Entropy,
+    "percentile": partial(Clipping, percentile),
+    "mse": partial(Clipping, least_squared_error),
+    "entropy": partial(Clipping, least_information_lost),
 }
 
 

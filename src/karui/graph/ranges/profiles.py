@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from karui import host
@@ -12,20 +14,14 @@ aten = torch.ops.aten
 
 
 def onnxruntime(*, saturates: bool, per_channel: bool = True) -> Profile:
-    """u8 activations and s8 weights; results of convolutions on a grid, or its kernel stays in float."""
-    return Profile(
-        activations=U8,
-        weights=S7 if saturates else S8,
-        outputs=(*CONVS, *TRANSPOSED),
-        between=BETWEEN,
-        products=False,
-        bias="int32",
-        clamped=True,
-        per_channel=per_channel,
+    """As OpenVINO; with biases as integers, and results also on a grid where a clamp follows a layer."""
+    return dataclasses.replace(
+        openvino(saturates=saturates, per_channel=per_channel), bias="int32", clamped=True
     )
 
 
 def openvino(*, saturates: bool, per_channel: bool = True) -> Profile:
+    """u8 activations and s8 weights; results of convolutions on a grid, or its kernel stays in float."""
     return Profile(
         activations=U8,
         weights=S7 if saturates else S8,
