@@ -23,7 +23,8 @@ from karui.units import Bytes
 
 MANIFEST = "manifest.json"
 SCHEMA = "karui.artifact/1"
-BESIDE = ("ranges.json", "ranges.safetensors")  # what the runtime does not read: the quantization table
+RANGES, RANGES_TENSORS = "ranges.json", "ranges.safetensors"  # the quantization table
+BESIDE = (RANGES, RANGES_TENSORS)  # what the runtime does not read
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from karui.errors import UsageError
 
@@ -20,6 +20,7 @@ MEANING = {
     "int8": "static INT8: weights and activations, ranges from calibration data",
     "int8_dynamic": "dynamic INT8: weights stored, activation ranges found at run time",
 }
+Calibration = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]  # how ranges are found
 
 
 @dataclass(frozen=True)

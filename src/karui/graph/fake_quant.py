@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAME = "karui::fake_quant"
 
-
-@torch.library.custom_op(NAME, mutates_args=())
+@torch.library.custom_op("karui::fake_quant", mutates_args=())
 def fake_quant(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, axis: int) -> Tensor:
     """``x`` rounded to ``scale * (q - zero_point)`` for integers q from ``low`` to ``high``.
 
@@ -33,6 +31,11 @@ def fake_quant(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int
 @fake_quant.register_fake
 def _(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, axis: int) -> Tensor:
     return torch.empty_like(x)
+
+
+def integers(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, axis: int) -> Tensor:
+    """The whole numbers, as floats, that stand for ``x``."""
+    return ((x / along(scale, axis, x)).round() + along(zero_point, axis, x).round()).clamp(low, high)
 
 
 def along(values: Tensor, axis: int, x: Tensor) -> Tensor:

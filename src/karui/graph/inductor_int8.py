@@ -26,7 +26,7 @@ from karui import host
 from karui.errors import BuildFailed, foreign
 from karui.graph.call import tensors_of
 from karui.graph.onnx import answers, batches, kept_in_float, quiet, refuse_learned
-from karui.graph.program import bare, export, open_exported, predictor
+from karui.graph.program import bare, delete_unread, export, open_exported, predictor
 
 if TYPE_CHECKING:
     from karui.artifact import Signature
@@ -112,7 +112,8 @@ def quantize(
         prepared = prepare(module, in_float, dynamic=numerics.default == "int8_dynamic")
         for batch in batches(calibrate, signature, CALIBRATION_ROWS):
             prepared(*tensors_of(batch).values())  # dynamic INT8 too: one call fills the weights' observers
-        module = converted(prepared)
+        module = pt2e().convert_pt2e(prepared)
+        delete_unread(module)
         return Quantized(
             program=export(module, signature, calibrate),
             reference=answers(predictor(module, signature), probe, signature),
@@ -199,14 +200,3 @@ def pt2e() -> Any:
     """torchao's quantization, and with it the operations a quantized program is written in."""
     with quiet():
         return importlib.import_module(f"{PT2E}.quantize_pt2e")
-
-
-def converted(prepared: GraphModule) -> GraphModule:
-    """The quantized graph, without the float weights that nothing refers to any more."""
-    module: GraphModule = pt2e().convert_pt2e(prepared)
-    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
-    for name in [*dict(module.named_parameters()), *dict(module.named_buffers())]:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(module.get_submodule(owner), leaf)
-    return module

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from karui.artifact import Signature
+from karui.artifact import RANGES, Signature
 from karui.errors import BuildFailed, Unsupported, foreign
 from karui.numerics import Numerics
 
@@ -240,7 +240,7 @@ def refuses_table(ask: Ask, own: str) -> str | None:
 
 def refuse_learned(captured: Path) -> None:
     """Raise Unsupported where steps have settled ranges: a quantizer that finds its own would drop them."""
-    if (captured / "ranges.json").is_file():
+    if (captured / RANGES).is_file():
         raise Unsupported(
             "earlier steps have settled ranges of weights or activations, and this quantizer finds its own",
             fix="int8 with the quantizer karui",

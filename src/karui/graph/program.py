@@ -64,6 +64,15 @@ def without_guards(module: GraphModule) -> GraphModule:
     return module
 
 
+def delete_unread(graph: GraphModule) -> None:
+    """Take out stored tensors that nothing refers to any more: float weights double a file."""
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)
+
+
 def export(graph: GraphModule, signature: Signature, example: Arrays) -> torch.export.ExportedProgram:
     """A changed graph as a program again, with the batch it had."""
     rows = EXAMPLE_ROWS if signature.dynamic_batch else signature.batch

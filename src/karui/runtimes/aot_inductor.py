@@ -18,6 +18,7 @@ from karui.graph import inductor, inductor_int8
 from karui.graph.onnx import quiet
 from karui.graph.program import open_exported, predictor
 from karui.graph.ranges.table import save_table
+from karui.numerics import Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class AotInductor(Runtime):
     """``calibration`` and ``quantizer`` (karui's table, or torchao) are of static INT8."""
 
-    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
+    calibration: Calibration = "minmax"
     quantizer: Literal["karui", "torchao"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:

@@ -29,10 +29,10 @@ from karui.graph.onnx import (
     refuse_learned,
     refuses_rules,
     refuses_table,
-    write,
 )
 from karui.graph.onnx_zeros import pack
 from karui.graph.ort_quantizers import METHODS, dynamic_int8, module_paths, prepared, static_int8
+from karui.numerics import Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class OnnxRuntime(Runtime):
     """
 
     opset: int = OPSET
-    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
+    calibration: Calibration = "minmax"
     per_channel: bool = True
     quantizer: Literal["karui", "onnxruntime"] = "karui"
     pack_zeros: bool = True
@@ -120,16 +120,12 @@ class OnnxRuntime(Runtime):
 
     def from_table(self, source: Source, model: Path) -> Built:
         """Static INT8 from the table of ranges."""
-        from karui.graph.program import export
         from karui.graph.ranges import emit_onnx, profiles
-        from karui.graph.ranges.program import quantized
         from karui.graph.ranges.table import save_table
 
         saturates = host.saturates(host.flags())
         profile = profiles.onnxruntime(saturates=saturates, per_channel=self.per_channel)
-        found = quantized(source, profile, self.calibration)
-        program = export(found.graph, source.signature, source.calibrate)
-        write(emit_onnx.emit(program, source.signature, self.opset, profile), model)
+        found = emit_onnx.from_table(source, profile, self.calibration, self.opset, model)
         save_table(found.table, model.parent)
         with tempfile.TemporaryDirectory() as scratch:
             executed = inspect(model, Path(scratch), source, found) | self.pack(model)

@@ -32,8 +32,8 @@ from karui.graph.onnx import (
     refuse_learned,
     refuses_rules,
     refuses_table,
-    write,
 )
+from karui.numerics import Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class OpenVino(Runtime):
     the extremes on four of five networks of the benchmark.
     """
 
-    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy", "mean"] = "minmax"
+    calibration: Literal[Calibration, "mean"] = "minmax"
     quantizer: Literal["karui", "nncf"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:
@@ -125,17 +125,13 @@ class OpenVino(Runtime):
 
     def from_table(self, source: Source, folder: Path) -> Built:
         """Static INT8 from the table of ranges."""
-        from karui.graph.program import export
         from karui.graph.ranges import emit_onnx, profiles
-        from karui.graph.ranges.program import quantized
         from karui.graph.ranges.table import save_table
 
         profile = profiles.openvino(saturates=host.saturates(host.flags()))
-        found = quantized(source, profile, self.calibration)
-        program = export(found.graph, source.signature, source.calibrate)
         with tempfile.TemporaryDirectory() as scratch:
             exported = Path(scratch) / "model.onnx"
-            write(emit_onnx.emit(program, source.signature, OPSET, profile), exported)
+            found = emit_onnx.from_table(source, profile, self.calibration, OPSET, exported)
             with foreign(BuildFailed, "OpenVINO could not read the quantized model"), quiet():
                 model = ov.Core().read_model(exported)
                 ov.save_model(model, folder / "model.xml", compress_to_fp16=False)

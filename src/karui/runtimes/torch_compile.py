@@ -17,6 +17,7 @@ from karui.graph import inductor, inductor_int8
 from karui.graph.onnx import quiet
 from karui.graph.program import flat, open_exported, open_program, save_exported
 from karui.graph.ranges.table import save_table
+from karui.numerics import Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class TorchCompile(Runtime):
     """
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
-    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
+    calibration: Calibration = "minmax"
     quantizer: Literal["karui", "torchao"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:

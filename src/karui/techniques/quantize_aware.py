@@ -27,6 +27,7 @@ from karui.graph.call import arguments
 from karui.graph.inspect import private_copy
 from karui.graph.quantize_aware import LEAST_ROWS, QuantAware, Rounding, aware_of
 from karui.graph.ranges.table import Range, load_table
+from karui.numerics import Calibration
 from karui.score import logits
 from karui.structure import flatten
 from karui.techniques import Applied, Given, Technique
@@ -61,7 +62,7 @@ class QuantizeAware(Technique):
     bits: int | None = None
     distill: float | None = None
     freeze: float = 0.7
-    observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
+    observer: Calibration = "minmax"
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     protect: tuple[str, ...] = ()
     ranges: str = ""

@@ -7,7 +7,7 @@ wants that.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,9 +17,16 @@ from onnxscript import values
 
 from karui.artifact import Signature
 from karui.errors import BuildFailed, foreign
-from karui.graph.onnx import as_onnx
+from karui.graph.onnx import as_onnx, write
+from karui.graph.program import export
 from karui.graph.ranges.insert import OP
 from karui.graph.ranges.places import Profile, layer_of
+from karui.graph.ranges.program import Quantized, quantized
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from karui.runtimes import Source
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DOMAIN = "karui"
@@ -32,6 +39,14 @@ SCHEMA = OpSchema(
     attributes=[OpSchema.Attribute(name, OpSchema.AttrType.INT) for name in ("low", "high", "axis")],
 )
 FAKE_QUANT = values.Op(values.Opset(DOMAIN, 1), "FakeQuant", SCHEMA)
+
+
+def from_table(source: Source, profile: Profile, observer: str, opset: int, model: Path) -> Quantized:
+    """Static INT8 of ``source`` from its table of ranges, written as the file ``model``."""
+    found = quantized(source, profile, observer)
+    program = export(found.graph, source.signature, source.calibrate)
+    write(emit(program, source.signature, opset, profile), model)
+    return found
 
 
 def translated(x, scale, zero_point, low: int, high: int, axis: int):  # type: ignore[no-untyped-def]

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from karui.graph.consumers import tensor_at
-from karui.graph.fake_quant import along
+from karui.graph.fake_quant import integers
 from karui.graph.fold import put
 from karui.graph.inductor_int8 import operations
+from karui.graph.program import delete_unread
 from karui.graph.ranges.insert import HOME, OP
 from karui.graph.trace import packet
 
@@ -47,9 +48,9 @@ def pair(graph: GraphModule, node: Any) -> None:
     low, high = node.args[3:5]
     steps = (float(scale), int(zero), low, high, kind(low))
     with graph.graph.inserting_before(node):
-        integers = graph.graph.call_function(known.quantize_per_tensor.default, (node.args[0], *steps))
-        back = graph.graph.call_function(known.dequantize_per_tensor.default, (integers, *steps))
-    replace(graph, node, integers, back)
+        whole = graph.graph.call_function(known.quantize_per_tensor.default, (node.args[0], *steps))
+        back = graph.graph.call_function(known.dequantize_per_tensor.default, (whole, *steps))
+    replace(graph, node, whole, back)
 
 
 def store(graph: GraphModule, node: Any) -> None:
@@ -58,9 +59,9 @@ def store(graph: GraphModule, node: Any) -> None:
     scale, zero = parameters(graph, node)
     low, high, axis = node.args[3:6]
     weight = tensor_at(graph, node.args[0].target).detach()
-    rounded = (weight / along(scale, axis, weight)).round() + along(zero, axis, weight)
+    rounded = integers(weight, scale, zero, low, high, axis)
     home = f"{HOME}.{str(node.args[0].target).replace('.', '_')}"
-    kept = {"integers": rounded.clamp(low, high).to(kind(low)), "scales": scale, "zeros": zero.long()}
+    kept = {"integers": rounded.to(kind(low)), "scales": scale, "zeros": zero.long()}
     steps: tuple[Any, ...]
     with graph.graph.inserting_before(node):
         parts = [graph.graph.get_attr(put(graph, f"{home}.{name}", value)) for name, value in kept.items()]
@@ -77,20 +78,11 @@ def kind(low: int) -> torch.dtype:
     return torch.uint8 if low >= 0 else torch.int8
 
 
-def replace(graph: GraphModule, node: Node, integers: Node, back: Node) -> None:
-    integers.meta = {key: value for key, value in node.meta.items() if key == "nn_module_stack"}
+def replace(graph: GraphModule, node: Node, whole: Node, back: Node) -> None:
+    whole.meta = {key: value for key, value in node.meta.items() if key == "nn_module_stack"}
     back.meta = dict(node.meta)
     node.replace_all_uses_with(back)
     graph.graph.erase_node(node)
-
-
-def delete_unread(graph: GraphModule) -> None:
-    """Take out stored tensors that nothing refers to any more: float weights double a file."""
-    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
-    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph.get_submodule(owner), leaf)
 
 
 def flatten_linears(graph: GraphModule) -> None:

@@ -26,12 +26,11 @@ def insert(graph: GraphModule, table: Table, profile: Profile, numerics: Numeric
     names = keys(graph)
     chosen = in_int8(graph, profile, numerics)
     places = rounded(graph, profile, numerics)
-    for node in chosen:
-        if packet(node) in LAYERS:
-            round_weight(graph, node, known(table, weight_path(node)), profile)
-    for node, source in places.items():
+    for number, node in enumerate(node for node in chosen if packet(node) in LAYERS):
+        round_weight(graph, node, known(table, weight_path(node)), profile, f"w{number}")
+    for number, (node, source) in enumerate(places.items()):
         one = known(table, names[source])
-        after(graph, node, one, grid_for(one, profile, names[source]), f"x{len(scales(graph))}")
+        after(graph, node, one, grid_for(one, profile, names[source]), f"x{number}")
     graph.graph.lint()
     graph.recompile()
     return chosen
@@ -65,24 +64,33 @@ def narrower(grid: Grid, one: Range, key: str) -> Grid:
     return own
 
 
-def round_weight(graph: GraphModule, layer: Node, one: Range, profile: Profile) -> None:
+def round_weight(graph: GraphModule, layer: Node, one: Range, profile: Profile, name: str) -> None:
     weight: Any = layer.args[1]
-    if any(user.target is OP for user in weight.users):
-        layer.replace_input_with(weight, next(user for user in weight.users if user.target is OP))
+    if (same := rounded_already(weight)) is not None:
+        layer.replace_input_with(weight, same)
         return
     grid = grid_for(one, profile, weight_path(layer))
     if not profile.per_channel and not one.learned:
         one = dataclasses.replace(one, low=one.low.amin(), high=one.high.amax(), axis=-1)
     with graph.graph.inserting_before(layer):
-        node = call(graph, weight, one, grid, f"w{len(scales(graph))}")
+        node = call(graph, weight, one, grid, name)
     layer.replace_input_with(weight, node)
 
 
+def rounded_already(weight: Node) -> Node | None:
+    """A stored weight rounded for another layer that reads it."""
+    return next((user for user in weight.users if user.target is OP), None)
+
+
 def after(graph: GraphModule, node: Node, one: Range, grid: Grid, name: str) -> None:
-    """Every reader of ``node`` reads it rounded, but the program's answer."""
     before = last_input(graph) if node.op == "placeholder" else node
     with graph.graph.inserting_before(before.next):
         quantized = call(graph, node, one, grid, name)
+    pass_rounded(node, quantized)
+
+
+def pass_rounded(node: Node, quantized: Node) -> None:
+    """Every reader of ``node`` reads it rounded, but the program's answer."""
     for reader in list(node.users):
         if reader is not quantized and reader.op != "output":
             reader.replace_input_with(node, quantized)
@@ -94,21 +102,11 @@ def last_input(graph: GraphModule) -> Node:
 
 
 def call(graph: GraphModule, node: Node, one: Range, grid: Grid, name: str) -> Node:
-    scale, zero = one.on(grid)
-    paths = [f"{HOME}.{name}.scale", f"{HOME}.{name}.zero_point"]
+    scale, zero, axis = one.rounding(grid)
     stored = [
-        graph.graph.get_attr(put(graph, path, value.reshape(-1))) for path, value in zip(paths, (scale, zero))
+        graph.graph.get_attr(put(graph, f"{HOME}.{name}.{part}", value))
+        for part, value in {"scale": scale, "zero_point": zero}.items()
     ]
-    axis = one.axis if scale.ndim else -1
-    arguments: Any = (node, *stored, grid.low, grid.high, axis)
-    found = graph.graph.call_function(OP, arguments)
+    found = graph.graph.call_function(OP, (node, *stored, grid.low, grid.high, axis))
     found.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
     return found
-
-
-def scales(graph: GraphModule) -> list[str]:
-    return [
-        name
-        for name, _ in graph.named_parameters()
-        if name.startswith(f"{HOME}.") and name.endswith(".scale")
-    ]

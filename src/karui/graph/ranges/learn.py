@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from karui.graph.fold import fold_norms
-from karui.graph.ranges.insert import OP, last_input
+from karui.graph.ranges.insert import OP, last_input, pass_rounded, rounded_already
 from karui.graph.ranges.places import LAYERS, Profile, in_int8, keys, rounded, weight_axis, weight_path
 from karui.graph.ranges.table import Grid, Range
 from karui.graph.trace import packet, twin_of
@@ -39,9 +39,9 @@ class Step(nn.Module):
 
     def __init__(self, key: str, one: Range, grid: Grid) -> None:
         nn.Module.__init__(self)
-        self.key, self.grid, self.axis = key, grid, one.axis
+        self.key, self.grid = key, grid
         self.role, self.bits, self.shape = one.role, one.bits, one.low.shape
-        scale, zero = (part.reshape(-1) for part in one.on(grid))
+        scale, zero, self.axis = one.rounding(grid)
         self.span = float(grid.high - grid.low)
         self.size = nn.Parameter(torch.ones_like(scale))
         self.shift = nn.Parameter(torch.zeros_like(zero), requires_grad=not grid.symmetric)
@@ -148,14 +148,10 @@ class Rounder:
 
     def round_weight(self, layer: Node) -> None:
         weight: Any = layer.args[1]
-        known = [user for user in weight.users if user.target is OP]
         with self.graph.inserting_before(layer):
-            layer.replace_input_with(weight, known[0] if known else self.rounded(weight))
+            layer.replace_input_with(weight, rounded_already(weight) or self.rounded(weight))
 
     def round_value(self, node: Node) -> None:
-        """Every reader of ``node`` reads it rounded, but the program's answer."""
         with self.graph.inserting_before(self.start if node.op == "placeholder" else node.next):
             quantized = self.rounded(node)
-        for reader in list(node.users):
-            if reader is not quantized and reader.op != "output":
-                reader.replace_input_with(node, quantized)
+        pass_rounded(node, quantized)

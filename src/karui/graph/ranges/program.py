@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from karui.artifact import RANGES
 from karui.graph.call import tensors_of
 from karui.graph.capture import repeat
 from karui.graph.consumers import tensor_at
@@ -24,26 +25,19 @@ from karui.graph.program import bare, open_exported, predictor
 from karui.graph.ranges.calibrate import ROWS, calibrate
 from karui.graph.ranges.insert import insert
 from karui.graph.ranges.pictures import pictures
-from karui.graph.ranges.places import (
-    LAYERS,
-    TRANSPOSED,
-    Profile,
-    layer_of,
-    layers,
-    weight_path,
-)
+from karui.graph.ranges.places import LAYERS, TRANSPOSED, Profile, layer_of, layers, weight_path
 from karui.graph.ranges.saturation import Saturating
 from karui.graph.ranges.sensitivity import sensitivity
-from karui.graph.ranges.table import JSON, S7, S8, Table, load_table, save_table
+from karui.graph.ranges.table import S7, S8, Table, load_table, save_table
 from karui.graph.trace import ROOT, Walk, module_of, packet, twin_of
 from karui.numerics import Numerics
-
-SENSITIVITY_ROWS = 32  # samples on which the sensitivity of each module is heard
 
 if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.data import Array, Arrays
     from karui.runtimes import Source
+
+SENSITIVITY_ROWS = 32  # samples on which the sensitivity of each module is heard
 
 
 @dataclass(frozen=True)
@@ -51,9 +45,7 @@ class Quantized:
     """A graph with ``fake_quant``, and what it should answer on the probe.
 
     macs: multiplications a sample of each layer (``places.layer_of``). kept: layers that a rule keeps in
-    float. homes: the module of each layer. sensitivity: of each module, in decibels. clipped: where weights
-    are of 7 bits for want of VNNI, the share of 16-bit sums of each layer that 8 bits would clip. drawn:
-    histograms by layer (``pictures``).
+    float. told: what the report shows of each layer (``told_of``).
     """
 
     graph: GraphModule
@@ -61,24 +53,13 @@ class Quantized:
     table: Table
     macs: Mapping[str, float]
     kept: frozenset[str]
-    homes: Mapping[str, str]
-    sensitivity: Mapping[str, float]
-    clipped: Mapping[str, float]
-    drawn: Mapping[str, Mapping[str, Any]]
+    told: Mapping[str, Mapping[str, Any]]
 
     def covered(self, names: Iterable[str]) -> dict[str, Any]:
         """The share of the layers' multiplications done by INT8 kernels of these names, and each layer's."""
         done, all_of_it = {path_of(name) for name in names}, max(sum(self.macs.values()), 1.0)
         layers = [
-            {
-                "layer": layer,
-                "module": self.homes[layer],
-                "macs": round(many / all_of_it, 4),
-                "sqnr_db": self.sensitivity.get(self.homes[layer]),
-                "int8": layer in done,
-                **({"clipped_8_bit": self.clipped[layer]} if layer in self.clipped else {}),
-                **self.drawn.get(layer, {}),
-            }
+            {"layer": layer, "macs": round(many / all_of_it, 4), "int8": layer in done, **self.told[layer]}
             for layer, many in self.macs.items()
         ]
         share = sum(many for layer, many in self.macs.items() if layer in done) / all_of_it
@@ -93,10 +74,10 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
     with quiet(), torch.no_grad():
         graph, factors = folded(source.folder)
         check_rules(graph, source.numerics)
-        table = ranges_of(graph, factors, source, observer)
+        key = f"{observer}-{digest(source.calibrate)}"
+        table = ranges_of(graph, factors, source, observer, key)
         macs = macs_of(graph, source.signature, source.calibrate)
-        homes = {layer_of(weight_path(node)): module_of(node) for node in layers(graph)}
-        heard, clipped, drawn = heard_of(graph, table, profile, source)
+        told = told_of(graph, table, profile, source, key)
         chosen = insert(graph, table, profile, source.numerics)
         done = {layer_of(stored_at(node).removeprefix(ROOT)) for node in chosen if packet(node) in LAYERS}
         return Quantized(
@@ -105,10 +86,7 @@ def quantized(source: Source, profile: Profile, observer: str) -> Quantized:
             table=table,
             macs=macs,
             kept=frozenset(macs) - done,
-            homes=homes,
-            sensitivity=heard,
-            clipped=clipped,
-            drawn=drawn,
+            told=told,
         )
 
 
@@ -120,13 +98,13 @@ def folded(folder: Path) -> tuple[GraphModule, dict[str, torch.Tensor]]:
 
 
 def ranges_of(
-    graph: GraphModule, factors: Mapping[str, torch.Tensor], source: Source, observer: str
+    graph: GraphModule, factors: Mapping[str, torch.Tensor], source: Source, observer: str, key: str
 ) -> Table:
-    """The model's table; what steps have learned stands in the captured model's folder."""
-    kept = source.folder / f"ranges-{observer}-{digest(source.calibrate)}"
-    if (kept / JSON).is_file():
+    """The model's table, kept by ``key``; what steps have learned stands in the captured model's folder."""
+    kept = source.folder / f"ranges-{key}"
+    if (kept / RANGES).is_file():
         return load_table(kept)
-    known = load_table(source.folder) if (source.folder / JSON).is_file() else Table()
+    known = load_table(source.folder) if (source.folder / RANGES).is_file() else Table()
     moved = {path: one.times(factors[path]) if path in factors else one for path, one in known.items()}
     flat = (tuple(tensors_of(part).values()) for part in batches(source.calibrate, source.signature, ROWS))
     table = calibrate(graph, flat, observer, Table(moved))
@@ -135,21 +113,38 @@ def ranges_of(
     return table
 
 
-def heard_of(
-    graph: GraphModule, table: Table, profile: Profile, source: Source
-) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, Any]]]:
-    """Sensitivity by module, what 8 bits would clip and histograms by layer: once a model and profile."""
-    told = f"{profile}{table.observer}{digest(source.calibrate)}"
-    path = source.folder / f"sensitivity-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
+def told_of(
+    graph: GraphModule, table: Table, profile: Profile, source: Source, key: str
+) -> dict[str, dict[str, Any]]:
+    """By layer: its ``module``, that one's sensitivity ``sqnr_db`` and histograms (``pictures``).
+
+    clipped_8_bit: where weights are of 7 bits for want of VNNI, the share of its 16-bit sums that 8 bits
+    would clip. Found once a model and profile, and kept by ``key``.
+    """
+    path = source.folder / f"layers-{hashlib.sha256(f'{profile}{key}'.encode()).hexdigest()[:12]}.json"
     if not path.is_file():
-        rows = next(batches(source.calibrate, source.signature, SENSITIVITY_ROWS))
-        some = tuple(tensors_of(rows).values())
-        heard, drawn = sensitivity(graph, table, profile, some), pictures(graph, table, some)
-        one = next(batches(source.calibrate, source.signature, 1))
-        clipped = clipping(graph, table, profile, tuple(tensors_of(one).values()))
-        path.write_text(json.dumps([heard, clipped, drawn]), encoding="utf-8")
-    heard, clipped, drawn = json.loads(path.read_text(encoding="utf-8"))
-    return heard, clipped, drawn
+        path.write_text(json.dumps(looked_at(graph, table, profile, source)), encoding="utf-8")
+    told: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return told
+
+
+def looked_at(graph: GraphModule, table: Table, profile: Profile, source: Source) -> dict[str, Any]:
+    some, one = (
+        tuple(tensors_of(next(batches(source.calibrate, source.signature, rows))).values())
+        for rows in (SENSITIVITY_ROWS, 1)
+    )
+    heard, drawn = sensitivity(graph, table, profile, some), pictures(graph, table, some)
+    clipped = clipping(graph, table, profile, one)
+    homes = {layer_of(weight_path(node)): module_of(node) for node in layers(graph)}
+    return {
+        layer: {
+            "module": module,
+            "sqnr_db": heard.get(module),
+            **({"clipped_8_bit": clipped[layer]} if layer in clipped else {}),
+            **drawn.get(layer, {}),
+        }
+        for layer, module in homes.items()
+    }
 
 
 def clipping(

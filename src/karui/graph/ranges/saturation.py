@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from karui.graph.consumers import padded, pair, tensor_at
-from karui.graph.fake_quant import along
+from karui.graph.fake_quant import integers
 from karui.graph.ranges.insert import OP
 from karui.graph.trace import packet
 
@@ -56,8 +56,7 @@ class Saturating(Interpreter):
 
     def integers(self, node: Any, value: Tensor) -> Tensor:
         """What the grid stores for ``value``, as floats."""
-        scale, zero, axis = self.stored(node, 1), self.stored(node, 2), node.args[5]
-        return (value / along(scale, axis, value)).round() + along(zero, axis, value).round()
+        return integers(value, self.stored(node, 1), self.stored(node, 2), *node.args[3:])
 
     def stored(self, node: Any, argument: int) -> Tensor:
         return tensor_at(self.graph_module, node.args[argument].target)

@@ -80,7 +80,6 @@ class Alone(Interpreter):
     def rounded(self, values: Tensor, key: str) -> Tensor:
         one: Range = known(self.table, key)
         grid = grid_for(one, self.profile, key)
-        scale, zero = one.on(grid)
-        axis = one.axis if scale.ndim else -1
-        rounded: Tensor = fake_quant(values, scale.reshape(-1), zero.reshape(-1), grid.low, grid.high, axis)
+        scale, zero, axis = one.rounding(grid)
+        rounded: Tensor = fake_quant(values, scale, zero, grid.low, grid.high, axis)
         return rounded

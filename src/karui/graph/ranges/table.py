@@ -19,25 +19,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from karui.artifact import RANGES, RANGES_TENSORS
 from karui.errors import Tampered, UsageError
 
 SCHEMA = "karui.ranges/1"
-JSON, TENSORS = "ranges.json", "ranges.safetensors"
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Integers from ``low`` to ``high``; a symmetric one has its zero at ``zero``."""
+    """Integers from ``low`` to ``high``; a symmetric one has its zero point at 0."""
 
     low: int
     high: int
     symmetric: bool
-    zero: int = 0
 
 
 U8 = Grid(0, 255, symmetric=False)
-S8_AFFINE = Grid(-128, 127, symmetric=False)
 S8 = Grid(-127, 127, symmetric=True)
 S8_WHOLE = Grid(-128, 127, symmetric=True)
 S7 = Grid(-63, 63, symmetric=True)  # sums of two products with u8 stay inside of 16 bits
@@ -68,11 +66,16 @@ class Range:
         """Scale and zero point, in float32, each of the shape of ``low``. Zero is always on the grid."""
         low, high = self.low.clamp(max=0).double(), self.high.clamp(min=0).double()
         if grid.symmetric:
-            scale = torch.maximum(-low, high) / (grid.high - grid.zero)
-            return scale.clamp(min=TINY).float(), torch.full_like(scale, grid.zero).float()
+            scale = torch.maximum(-low, high) / grid.high
+            return scale.clamp(min=TINY).float(), torch.zeros_like(scale).float()
         scale = ((high - low) / (grid.high - grid.low)).clamp(min=TINY).float()
         zero = (grid.low - low / scale).round().clamp(grid.low, grid.high)
         return scale, zero.float()
+
+    def rounding(self, grid: Grid) -> tuple[Tensor, Tensor, int]:
+        """Scale, zero point and axis as ``fake_quant`` takes them: of one number, or one for each index."""
+        scale, zero = self.on(grid)
+        return scale.reshape(-1), zero.reshape(-1), self.axis if scale.ndim else -1
 
     def times(self, factors: Tensor) -> Range:
         """The range of a weight whose indices along the axis are multiplied by ``factors``."""
@@ -108,28 +111,28 @@ def save_table(table: Table, folder: Path) -> None:
         for key, one in table.items()
         for end in ("low", "high")
     }
-    save_file(tensors, folder / TENSORS)
+    save_file(tensors, folder / RANGES_TENSORS)
     facts = {
         key: {"axis": one.axis, "bits": one.bits, "role": one.role, "learned": one.learned}
         for key, one in table.items()
     }
     text = json.dumps({"schema": SCHEMA, "observer": table.observer, "ranges": facts}, indent=1)
-    (folder / JSON).write_text(text, encoding="utf-8")
+    (folder / RANGES).write_text(text, encoding="utf-8")
 
 
 def load_table(folder: Path) -> Table:
     """What ``save_table`` wrote. Raises UsageError where there is nothing, Tampered where it is torn."""
-    if not (folder / JSON).is_file():
-        raise UsageError(f"{folder} holds no quantization table", why=f"it has no {JSON}")
+    if not (folder / RANGES).is_file():
+        raise UsageError(f"{folder} holds no quantization table", why=f"it has no {RANGES}")
     try:
-        facts = json.loads((folder / JSON).read_text(encoding="utf-8"))
+        facts = json.loads((folder / RANGES).read_text(encoding="utf-8"))
         if facts["schema"] != SCHEMA:
-            raise UsageError(f"{folder / JSON} has the unknown schema {facts['schema']!r}")
-        tensors = load_file(folder / TENSORS)
+            raise UsageError(f"{folder / RANGES} has the unknown schema {facts['schema']!r}")
+        tensors = load_file(folder / RANGES_TENSORS)
         ranges = {
             key: Range(tensors[f"{key}/low"], tensors[f"{key}/high"], **told)
             for key, told in facts["ranges"].items()
         }
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as cause:
-        raise Tampered(f"{folder / JSON} cannot be read", why=str(cause)) from cause
+        raise Tampered(f"{folder / RANGES} cannot be read", why=str(cause)) from cause
     return Table(ranges, facts["observer"])
