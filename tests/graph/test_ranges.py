@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import onnxruntime as ort
@@ -26,10 +27,11 @@ from karui.graph.program import bare, export, open_exported
 from karui.graph.ranges import emit_onnx, profiles
 from karui.graph.ranges.calibrate import calibrate
 from karui.graph.ranges.observers import OBSERVERS, Histogram, least_squares, observer
-from karui.graph.ranges.places import keys
+from karui.graph.ranges.places import Profile, keys, rounded
 from karui.graph.ranges.program import quantized
 from karui.graph.ranges.table import S7, S8, U8, Range, Table, load_table, save_table, signed
-from karui.numerics import parse_numerics
+from karui.graph.trace import trace
+from karui.numerics import Calibration, Numerics, parse_numerics
 from karui.runtimes import Source
 
 
@@ -95,6 +97,10 @@ def test_a_table_is_kept_and_a_torn_one_is_told(tmp_path):
         load_table(tmp_path)
     with pytest.raises(UsageError, match="no quantization table"):
         load_table(tmp_path / "nowhere")
+
+
+def test_every_calibration_has_its_observer():
+    assert typing.get_args(Calibration) == tuple(OBSERVERS)
 
 
 @pytest.mark.parametrize("name", OBSERVERS)
@@ -210,6 +216,50 @@ def test_tensors_are_named_by_module_and_operation(net):
         ":relu#1",
         "mix:linear",
     } <= names
+
+
+class Residual(nn.Module):
+    """A sum that only a norm reads, over sequences whose axes are moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = self.norm(x + self.first(x.transpose(0, 1)).transpose(0, 1))
+        return self.head(seen)
+
+
+def places_by_key(model: nn.Module, x: torch.Tensor, profile: Profile) -> dict[str, str]:
+    signature, arrays = signature_of(model, x, 2)
+    graph = trace(model.eval(), signature, arrays).graph
+    fold_norms(graph)
+    names = keys(graph)
+    return {names[node]: names[source] for node, source in rounded(graph, profile, Numerics("int8")).items()}
+
+
+def test_a_runtime_that_moves_integers_itself_gets_one_pair_for_each_tensor():
+    x = torch.randn(4, 3, 8, 8)
+    every = places_by_key(Net(), x, profiles.onnxruntime(saturates=False))
+    few = places_by_key(Net(), x, profiles.openvino(saturates=False))
+    assert every["pool:max_pool2d"] == every[":transpose"] == ":relu#1"
+    assert few == {key: source for key, source in every.items() if key == source}
+    assert ":relu#1" in few  # the sum that layers read is on a grid in both
+
+
+def test_a_sum_that_no_layer_reads_stays_in_float_where_that_is_faster():
+    x = torch.randn(4, 5, 6)
+    every = places_by_key(Residual(), x, profiles.onnxruntime(saturates=False))
+    few = places_by_key(Residual(), x, profiles.openvino(saturates=False))
+    assert set(every) == {
+        "input:tensors_0",
+        ":transpose",
+        ":add",
+        "first:linear",
+        ":transpose#1",
+        "norm:layer_norm",
+    }
+    assert set(few) == {"input:tensors_0", "norm:layer_norm"}
 
 
 def test_the_table_covers_weights_and_activations_and_is_found_once(net, monkeypatch):

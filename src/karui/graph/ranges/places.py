@@ -8,7 +8,7 @@ range of what they move.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,9 @@ class Profile:
     activations, weights: grids. outputs: layers whose results it wants on a grid, whoever reads them;
     clamped: also those of layers that a clamp follows. between: operations it can compute on integers, when
     all they read is on a grid. products: whether it multiplies two activations in INT8. bias: "int32" where
-    it wants it so, else "float". per_channel: a scale of each output of a weight, or one.
+    it wants it so, else "float". per_channel: a scale of each output of a weight, or one. moved: whether a
+    tensor that was only moved is put on its grid again, or the runtime carries integers along by itself.
+    unread: whether operations between are computed on integers also where nothing reads them so.
     """
 
     activations: Grid = U8
@@ -57,6 +59,8 @@ class Profile:
     bias: str = "float"
     per_channel: bool = True
     clamped: bool = False
+    moved: bool = True
+    unread: bool = True
 
     def grid_of(self, role: str) -> Grid:
         return self.weights if role == "weight" else self.activations
@@ -164,23 +168,34 @@ def rounded(graph: GraphModule, profile: Profile, numerics: Numerics) -> dict[No
     chosen: dict[Node, Node] = {}
     for node in in_int8(graph, profile, numerics):
         for part in readings(node):
-            choose(part, chosen)
+            choose(part, chosen, profile)
         if wants_output(node, profile):
-            choose(closing(node), chosen)
+            choose(closing(node), chosen, profile)
+    read = read_on_a_grid(graph, chosen, profile)
     for node in graph.graph.nodes:
-        if packet(node) in profile.between and is_float(node) and joins(node, chosen, numerics):
+        between = packet(node) in profile.between and is_float(node) and joins(node, chosen, numerics)
+        if between and (profile.unread or closing(node) in read):
             for part in [*readings(node), *([] if is_answer(closing(node)) else [closing(node)])]:
-                choose(part, chosen)
+                choose(part, chosen, profile)
     return chosen
 
 
-def choose(node: Node, chosen: dict[Node, Node]) -> None:
-    """Add ``node`` and what it is moved from: the move then is one of integers."""
+def read_on_a_grid(graph: GraphModule, chosen: Collection[Node], profile: Profile) -> set[Node]:
+    """What is chosen, and what only moves, clamps and operations between layers stand before that."""
+    passing, found = (*profile.between, *MOVES, *CLAMPS), set(chosen)
+    for node in reversed(graph.graph.nodes):
+        if any(user in found and packet(user) in passing for user in node.users):
+            found.add(node)
+    return found
+
+
+def choose(node: Node, chosen: dict[Node, Node], profile: Profile) -> None:
+    """Add what ``node`` is moved from and, where the runtime wants so, every move down to it."""
     source = root(node)
-    chosen[node] = source
-    while node is not source:
-        node = node.args[0]  # type: ignore[assignment]
+    while profile.moved and node is not source:
         chosen[node] = source
+        node = node.args[0]  # type: ignore[assignment]
+    chosen[source] = source
 
 
 def wants_output(node: Node, profile: Profile) -> bool:
