@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import karui
+from karui import host, runtimes
 from karui.errors import Unsupported, UsageError
 from karui.graph.call import signature_of
 from karui.graph.capture import capture
@@ -21,6 +22,7 @@ from karui.graph.ranges import profiles
 from karui.graph.ranges.program import quantized
 from karui.graph.ranges.table import TINY, load_table, save_table
 from karui.numerics import Numerics
+from karui.recipe import parse_named
 from karui.runtimes import Source
 
 ROWS = 32
@@ -136,8 +138,8 @@ def test_the_users_model_is_never_touched():
     assert all(one.grad is None for one in net.parameters())
 
 
-def source_of(aware: QuantAware, images: Tensor, folder) -> Source:
-    signature, example = signature_of(aware.model, images, 1)
+def source_of(aware: QuantAware, images: Tensor, folder, batch: int = 1) -> Source:
+    signature, example = signature_of(aware.model, images, batch)
     signature = capture(copy.deepcopy(aware.model), signature, example, folder)
     aware.save_ranges(folder)
     return Source(folder, signature, Numerics("int8"), example, example)
@@ -159,6 +161,30 @@ def test_what_was_learned_reaches_the_runtime(trained, tmp_path):
     runtime.build(source, tmp_path / "built")
     (answer,) = runtime.load(tmp_path / "built", source.signature, 1)(dict(source.probe))
     assert np.abs(answer - wanted).max() <= 2 * step
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("name", ["openvino", "torch_compile"])
+def test_other_runtimes_compute_what_was_trained_for_them(name, tmp_path):
+    """Trained with the runtime's own places: its INT8 answers are within two steps of the trained ones."""
+    runtime = runtimes.load(parse_named(name))
+    asked = runtimes.Ask(Numerics("int8"), layers={"Linear": 2}, flags=tuple(host.flags()))
+    if reason := runtime.refuses(asked):
+        pytest.skip(reason)
+    net, images = residual()
+    aware = aware_with(net, images, Rounding(runtime=name))
+    loop(aware, images)
+    with torch.no_grad():
+        wanted = aware.eval()(images).numpy()
+    source, folder = source_of(aware, images, tmp_path / "captured", ROWS), tmp_path / "built"
+    folder.mkdir()
+    built = runtime.build(source, folder)
+    assert built.executed["int8_macs"] == 1.0
+    step = np.ptp(wanted) / 255
+    np.testing.assert_allclose(built.reference[0], wanted, atol=1e-3 * step)
+    (answer,) = runtime.load(folder, source.signature, 1)(dict(source.probe))
+    assert np.abs(answer - wanted).max() <= 2 * step
+    assert (answer.argmax(1) == wanted.argmax(1)).all()
 
 
 def test_every_learned_range_is_on_the_grid_that_was_trained(trained, tmp_path):
