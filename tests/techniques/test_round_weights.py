@@ -188,6 +188,20 @@ def test_weights_on_the_grid_stay_and_dead_inputs_do_no_harm():
             assert torch.equal(q * scale, weights)
 
 
+@pytest.mark.parametrize("method", ["gptq", "adaround", "nearest"])
+def test_pruned_weights_stay_pruned(images, method):
+    model = net(images)
+    weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    with torch.no_grad():
+        for p in weights.values():
+            p.mul_(torch.rand_like(p) < 0.5)
+    done = applied(model, images, method=method, bits=4, rounds=30)
+    for name, p in weights.items():
+        rounded = done.model.get_parameter(name)
+        assert bool((rounded[p == 0] == 0).all())
+        assert bool((rounded != 0).any())
+
+
 def test_biases_are_given_where_they_pay_and_taken_back_where_not(images):
     model = net(images)
     done = applied(model, images, method="gptq", bits=3)

@@ -24,6 +24,7 @@ from karui.graph.ranges import rounding
 from karui.graph.ranges.observers import per_channel
 from karui.graph.ranges.profiles import weight_bits
 from karui.graph.ranges.table import Range, Table, signed
+from karui.graph.sparse import Problem, problem_of, settled
 from karui.graph.trace import ROOT, Trace, trace, twin_of
 from karui.techniques import Applied, Given, Technique
 
@@ -83,6 +84,14 @@ def owner_of(path: str) -> str:
     return path.rpartition(".")[0]
 
 
+def fitted(problem: Problem) -> Tensor:
+    """Float weights (groups, outputs, n) for these inputs; zeros stay zeros."""
+    stay = problem.stored(problem.start) != 0
+    if not bool(stay.all()):
+        return settled(problem, problem.start, stay)
+    return torch.stack([refit(problem.halves, group, part.T).T for group, part in enumerate(problem.start)])
+
+
 class Rounding:
     """One application: the traced model, which is changed layer by layer, and the account of it."""
 
@@ -116,11 +125,7 @@ class Rounding:
         weight = tensor_at(self.graph, layer.names[0])
         halves = moments_of(layer, self.graph, self.original, self.data)
         bias = None if layer.bias is None else tensor_at(self.graph, layer.bias)
-        start = weight.detach().double().flatten(1)
-        if bias is not None:
-            start = torch.cat([start, bias.detach().double().unsqueeze(1)], 1)
-        parts = start.chunk(layer.groups)
-        wanted = torch.stack([refit(halves, group, part.T).T for group, part in enumerate(parts)])
+        wanted = fitted(problem_of(self.graph, layer, halves))
         scale = self.settle(layer, wanted[..., : weight[0].numel()].reshape(weight.shape).float())
         q, moved = self.rounded(halves[0].plus(halves[1]), wanted, scale)
         weight.copy_((q.flatten(0, 1).float() * scale.unsqueeze(1)).reshape(weight.shape))

@@ -4,7 +4,8 @@ All three want q with (q * scale - W) H (q * scale - W)' small, H = X'X of the i
 the weights only; ``gptq`` rounds one column after the other and lets those that come later take over what
 is left (Frantar et al. 2022, arXiv:2210.17323); ``adaround`` learns for each weight whether it goes up or
 down (Nagel et al. 2020, arXiv:2004.10568). H holds all that the rows of X say about squared errors, so that
-every step of AdaRound sees all of the data, and there is nothing to draw at random.
+every step of AdaRound sees all of the data, and there is nothing to draw at random. A weight that is exactly
+zero stays so: a pruned one is to remain pruned.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def loss(q: Tensor, weights: Tensor, scale: Tensor, H: Tensor) -> Tensor:
 def gptq(weights: Tensor, scale: Tensor, grid: Grid, H: Tensor, ridge: float = 1e-2) -> Tensor:
     """weights: (outputs, n) and H: (n, n), both float64; scale: (outputs, 1). Large diagonals come first."""
     order = H.diagonal().argsort(descending=True)
-    left, q = weights[:, order].clone(), torch.zeros_like(weights)
+    left, q, there = weights[:, order].clone(), torch.zeros_like(weights), weights[:, order] != 0
     upper = torch.linalg.cholesky(inverse(H[order][:, order], ridge), upper=True)
     n = len(order)
     for start in range(0, n, BLOCK):
         end = min(start + BLOCK, n)
         errors = torch.zeros(len(left), end - start, dtype=left.dtype)
         for i in range(start, end):
-            q[:, i] = nearest(left[:, i : i + 1], scale, grid)[:, 0]
+            q[:, i] = nearest(left[:, i : i + 1], scale, grid)[:, 0] * there[:, i]
             error = (left[:, i] - q[:, i] * scale[:, 0]) / upper[i, i]
             left[:, i:end] -= error.unsqueeze(1) * upper[i, i:end]
             errors[:, i - start] = error
@@ -63,18 +64,19 @@ def adaround(weights: Tensor, scale: Tensor, grid: Grid, H: Tensor, rounds: int)
     exact = (error <= EXACT * (weights @ H * weights).sum((-2, -1)))[..., None, None]
     each = weights[0].numel() / error[..., None, None]
     metric = torch.where(exact, 0.0, H * each).float()
-    v = logit((weights / scale - floor).float()).requires_grad_(True)
+    v, there = logit((weights / scale - floor).float()).requires_grad_(True), weights != 0
     optimizer = torch.optim.Adam([v], lr=RATE)
     with torch.enable_grad():
         for step in range(rounds):
             up = between(v)
             apart = (floor.float() + up).clamp(grid.low, grid.high) * scale.float() - weights.float()
+            apart = apart * there
             slope = 2 * apart.detach() @ metric  # autograd would take the product a second time
             cost = (slope * apart).sum() + penalty(up, step / rounds)
             optimizer.zero_grad()
             cost.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    learned = (floor + (between(v.detach()) >= 0.5)).clamp(grid.low, grid.high)
+    learned = (floor + (between(v.detach()) >= 0.5)).clamp(grid.low, grid.high) * there
     return torch.where(exact, usual, descend(learned, weights, scale, grid, H))
 
 
@@ -88,14 +90,14 @@ def penalty(up: Tensor, done: float) -> Tensor:
 
 def descend(q: Tensor, weights: Tensor, scale: Tensor, grid: Grid, H: Tensor) -> Tensor:
     """Move one weight after the other to where the error is least, as long as any moves."""
-    q, s = q.clone(), scale[..., 0]
+    q, s, there = q.clone(), scale[..., 0], weights != 0
     slope = (q * scale - weights) @ H
     curvatures = H.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12)
     for _ in range(PASSES):
         before = q.clone()
         for j in range(q.shape[-1]):
             step = slope[..., j] / (curvatures[..., j, None] * s)
-            new = (q[..., j] - step.round()).clamp(grid.low, grid.high)
+            new = (q[..., j] - step.round()).clamp(grid.low, grid.high) * there[..., j]
             slope += ((new - q[..., j]) * s).unsqueeze(-1) * H[..., j, None, :]
             q[..., j] = new
         if torch.equal(q, before):
