@@ -35,6 +35,7 @@ from karui.graph.ranges.places import Profile
 from karui.graph.ranges.profiles import BY_RUNTIME, weight_bits
 from karui.graph.ranges.table import Range, Table, save_table, signed
 from karui.graph.trace import ROOT, packet
+from karui.graph.training.feed import LEAST_ROWS
 from karui.numerics import Numerics
 from karui.structure import flatten, unflatten
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from karui.data import Arrays
 
 aten = torch.ops.aten
-LEAST_ROWS = 2  # of a batch in training: a norm cannot tell a spread from one sample
 
 
 @dataclass(frozen=True)

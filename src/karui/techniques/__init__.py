@@ -21,10 +21,13 @@ from karui.options import construct, only_class
 from karui.recipe import Named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from karui.data import Arrays
     from karui.graph.ranges.table import Table
+    from karui.graph.training.loop import Watch
     from karui.measurement import Ratio
     from karui.units import Seconds
 
@@ -51,7 +54,9 @@ class Given:
     """What a technique may use: example inputs, calibration data, the user's training parts, a clock.
 
     inputs, calibrate: arrays by input name, each (n, ...). clock: None where no runtime is aimed at. ranges:
-    what earlier steps have learned for the quantization table (``graph.ranges.table``).
+    what earlier steps have learned for the quantization table (``graph.ranges.table``). teacher: the model
+    before any step, in eval mode, only to be asked. finetune, student: the user's own, as in ``Task``.
+    folder: for checkpoints; what was finished in it is not repeated. watch: hears how a training goes.
     """
 
     inputs: Arrays
@@ -60,6 +65,11 @@ class Given:
     train: Any = None
     clock: Clock | None = None
     ranges: Table | None = None
+    teacher: nn.Module | None = None
+    finetune: Callable[[nn.Module], nn.Module | None] | None = None
+    student: Callable[[], nn.Module] | None = None
+    folder: Path | None = None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Checkpoints: what a killed training needs to go on as if nothing had happened.
+
+A file appears under its name when it is whole. It is read with ``weights_only``: no code is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from karui.errors import Tampered, UsageError, foreign
+
+FILE = "training.pt"
+SCHEMA = "karui.training/1"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """In ``folder``, for the training that ``identity`` tells; nothing is stored where folder is None."""
+
+    folder: Path | None
+    identity: str
+
+    def load(self) -> dict[str, Any] | None:
+        """What was stored last; None for a fresh start.
+
+        Raises UsageError when it is of another training, Tampered when it cannot be read.
+        """
+        if self.folder is None or not (path := self.folder / FILE).exists():
+            return None
+        with foreign(Tampered, f"{path} cannot be read", fix="remove it; the training then starts anew"):
+            found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if (found.get("schema"), found.get("identity")) != (SCHEMA, self.identity):
+            raise UsageError(
+                f"{path} is of another training",
+                why="model, teacher, data or options differ, or the version of karui",
+                fix="name another folder, or remove it to start anew",
+            )
+        return found
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f"{FILE}.draft"
+        with draft.open("wb") as file:
+            torch.save({"schema": SCHEMA, "identity": self.identity, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self.folder / FILE)
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, also of those that a state dict leaves out."""
+    return {name: tensor.detach().clone() for name, tensor in named(model).items()}
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    for name, tensor in named(model).items():
+        tensor.copy_(kept[name])
+
+
+def named(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
