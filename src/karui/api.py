@@ -116,10 +116,12 @@ def apply(
     inputs: Any,
     calibrate: Any = None,
     train: Any = None,
+    teacher: nn.Module | None = None,
 ) -> techniques.Applied:
     """Apply a technique, or all steps of a recipe, to a copy of ``model``.
 
     inputs: example inputs with a leading batch axis. calibrate, train: data, as in ``Task``.
+    teacher: the model that steps which train learn from; ``model`` as it is now when not given.
     Returns ``Applied``: ``.model``, ``.touched``, ``.skipped`` (name -> reason), ``.facts``, ``.ranges``.
     """
     copy = private_copy(model)
@@ -130,7 +132,8 @@ def apply(
         if calibrate is not None
         else example
     )
-    given = techniques.Given(example, data, signature, train, ranges=Table())
+    taught = private_copy(model if teacher is None else teacher)
+    given = techniques.Given(example, data, signature, train, ranges=Table(), teacher=taught)
     touched: list[str] = []
     skipped: dict[str, str] = {}
     facts: dict[str, Any] = {}

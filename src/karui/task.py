@@ -26,6 +26,12 @@ class Task:
     train: training data, for steps that train; calibration data are drawn from it when
         ``calibrate`` is not given.
     classes: names of the classes, for reports.
+    teacher: the model whose answers steps that train learn from: a module, or a function that makes one;
+        the task's own model when not given.
+    finetune: your own training, for the step ``finetune``: it is given a model in eval mode and trains it
+        in place, or returns the trained one.
+    student: makes the network that the step ``distill`` teaches, with the inputs and outputs of the model;
+        a narrower copy of the model when not given.
     """
 
     model: Any
@@ -37,3 +43,6 @@ class Task:
     train: Data | Callable[..., Any] | None = None
     name: str = ""
     classes: Sequence[str] = ()
+    teacher: Any = None
+    finetune: Callable[[Any], Any] | None = None
+    student: Callable[[], Any] | None = None

@@ -18,7 +18,8 @@ from karui.optimize.attempt import judged
 from karui.optimize.in_parts import Done, in_parts, part_of
 from karui.optimize.job import Job
 from karui.optimize.origin import Origin, describe, from_model
-from karui.optimize.prepare import check_inputs, prepare, sources
+from karui.optimize.prepare import check_inputs, prepare, sources, teacher_of
+from karui.optimize.workshop import given_of
 from karui.options import options_of
 from karui.recipe import Named
 from karui.target import Target
@@ -47,8 +48,7 @@ def prepared(task: Task, *, consume: bool) -> tuple[Origin, Given, Job | None]:
     """Model and data, checked; with validation data also what the original answers to them."""
     if task.select is not None:
         job = prepare(task, Target("cpu"), Budget(), Path(), consume=consume)
-        given = Given(job.example, job.splits.calibrate.inputs, job.signature, job.train)
-        return job.origin, given, job
+        return job.origin, given_of(job), job
     found = {what: list(items(data, what)) for what, data in sources(task).items() if what == "calibration"}
     batches = found.get("calibration", [])
     if task.inputs is None and not batches:
@@ -56,11 +56,21 @@ def prepared(task: Task, *, consume: bool) -> tuple[Origin, Given, Job | None]:
     example = task.inputs if task.inputs is not None else example_of(batches, "calibration")
     origin = from_model(task.model, example, consume=consume)
     signature, arrays = describe(origin, example, 1)
+    teacher = teacher_of(task, origin, consume=consume)
+    given = Given(
+        arrays,
+        arrays,
+        signature,
+        task.train,
+        teacher=teacher,
+        finetune=task.finetune,
+        student=task.student,
+    )
     if not batches:
-        return origin, Given(arrays, arrays, signature, task.train), None
+        return origin, given, None
     split = read_split(batches, [port.name for port in signature.inputs], "calibration")
     check_inputs(split, signature, "calibration")
-    return origin, Given(arrays, split.inputs, signature, task.train), None
+    return origin, replace(given, calibrate=split.inputs), None
 
 
 def at_once(model: nn.Module, step: Technique, given: Given) -> Done:

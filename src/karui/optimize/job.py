@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from karui.structure import unflatten
 from karui.target import Target
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from karui.data import Array, Arrays
 
 PROBE_ROWS, PROBE_BYTES = 256, 64 << 20
@@ -29,7 +31,7 @@ class Job:
     """Everything a trial needs to know.
 
     reference: flat outputs of the original model on the splits ``select``, ``confirm`` and ``probe``.
-    allowed: how far the score may fall, in its own unit.
+    allowed: how far the score may fall, in its own unit. teacher: the task's, or the original, to be asked.
     """
 
     folder: Path
@@ -46,6 +48,9 @@ class Job:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     train: Any = None
+    teacher: nn.Module | None = None
+    finetune: Callable[[Any], Any] | None = None
+    student: Callable[[], Any] | None = None
     seed: int = 0
 
     @property

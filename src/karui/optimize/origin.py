@@ -52,30 +52,45 @@ def from_model(given: Any, example: Any, *, consume: bool = False) -> Origin:
     consume: hold the given module itself, put on the CPU and into eval mode, instead of a copy.
     """
     import torch
-    from torch import nn
 
     if isinstance(given, Path):
         return from_onnx(given)
-    if not isinstance(given, nn.Module):
-        if not callable(given):
-            raise UsageError(
-                f"the model is a {type(given).__name__}, not an nn.Module",
-                why=state_dict_hint(given),
-                fix="give the module, or a function that makes it",
-            )
-        with users_code(UsageError, "the function that makes the model failed"):
-            given = given()
-        if not isinstance(given, nn.Module):
-            raise UsageError(
-                f"the model function gave a {type(given).__name__}, not an nn.Module",
-                why=state_dict_hint(given),
-            )
+    given = constructed(given, "model")
     if isinstance(given, torch.jit.ScriptModule):
         given = from_torchscript(given.cpu().eval(), tuple(map(torch.as_tensor, flatten(example)[0])))
     notes = ("the model was in training mode: a copy in eval mode is measured",) if given.training else ()
     model = given.cpu().eval() if consume else private_copy(given)
     check_model(model)
     return Origin("torch", digest(model), model, notes=notes)
+
+
+def constructed(given: Any, what: str) -> nn.Module:
+    """``given``, a module or a function that makes one; raises UsageError for anything else."""
+    from torch import nn
+
+    if isinstance(given, nn.Module):
+        return given
+    if not callable(given):
+        raise UsageError(
+            f"the {what} is a {type(given).__name__}, not an nn.Module",
+            why=state_dict_hint(given),
+            fix="give the module, or a function that makes it",
+        )
+    with users_code(UsageError, f"the function that makes the {what} failed"):
+        found = given()
+    if not isinstance(found, nn.Module):
+        raise UsageError(
+            f"the {what} function gave a {type(found).__name__}, not an nn.Module",
+            why=state_dict_hint(found),
+        )
+    return found
+
+
+def module_of(given: Any, what: str) -> nn.Module:
+    """The same as a private copy in eval mode on the CPU, in float32."""
+    made = private_copy(constructed(given, what))
+    check_model(made)
+    return made
 
 
 def digest(model: nn.Module) -> str:

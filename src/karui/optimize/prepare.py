@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from karui.artifact import Signature
 from karui.budget import Budget, default_drop
 from karui.data import Split, example_of, items, read_split, three_splits
 from karui.errors import UsageError
 from karui.optimize.job import Job, probe_rows
-from karui.optimize.origin import describe, from_model
+from karui.optimize.origin import Origin, describe, from_model, module_of
 from karui.score import Score, resolve
 from karui.target import Target
 from karui.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def prepare(
@@ -60,6 +63,9 @@ def prepare(
         classes=tuple(task.classes),
         notes=(*origin.notes, *splits.notes),
         train=task.train,
+        teacher=teacher_of(task, origin, consume=consume),
+        finetune=task.finetune,
+        student=task.student,
         seed=seed,
     )
     return with_budget(job)
@@ -71,6 +77,13 @@ def sources(task: Task) -> dict[str, Any]:
     if task.calibrate is None and task.train is not None and not callable(task.train):
         given["calibration"] = first_samples(task.train)
     return {what: data for what, data in given.items() if data is not None}
+
+
+def teacher_of(task: Task, origin: Origin, *, consume: bool) -> nn.Module | None:
+    """The task's teacher, or else the original, which is none where it will be changed itself."""
+    if task.teacher is None:
+        return None if consume else origin.model
+    return module_of(task.teacher, "teacher")
 
 
 def first_samples(train: Any, count: int = 512) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -141,9 +142,10 @@ class Workshop:
         """``model`` after the recipe's steps, the account of each, and what they learned of its ranges."""
         job, accounts, ranges = self.job, dict[str, Any](), Table()
         clock = self.clock(recipe)
-        data = job.splits.calibrate.inputs
-        for step in recipe.steps:
-            given = techniques.Given(job.example, data, job.signature, job.train, clock, ranges)
+        for number, step in enumerate(recipe.steps):
+            given = dataclasses.replace(
+                given_of(job), clock=clock, ranges=ranges, folder=self.training(recipe, number)
+            )
             with closing(clock):
                 applied = techniques.load(step).apply(model, given)
             if not applied.touched:
@@ -160,6 +162,11 @@ class Workshop:
             self.accounts[steps_key(recipe)] = accounts
             self.keep_answers(model, reference_folder(self.job.data, recipe))
         return model, accounts, ranges
+
+    def training(self, recipe: Recipe, number: int) -> Path:
+        """Where the step of that number keeps its checkpoints: for all recipes that begin alike."""
+        begun = dataclasses.replace(recipe, steps=recipe.steps[: number + 1])
+        return self.job.folder / "training" / steps_key(begun)
 
     def clock(self, recipe: Recipe) -> RuntimeClock:
         """Of the recipe's runtime and precision; what it remembers holds for models of this structure."""
@@ -243,6 +250,19 @@ class Workshop:
             except KaruiError as error:
                 failed[name] = error
         return made, failed
+
+
+def given_of(job: Job) -> techniques.Given:
+    """What a technique may use of a job."""
+    return techniques.Given(
+        job.example,
+        job.splits.calibrate.inputs,
+        job.signature,
+        job.train,
+        teacher=job.teacher,
+        finetune=job.finetune,
+        student=job.student,
+    )
 
 
 def cast_of(recipe: Recipe) -> str:

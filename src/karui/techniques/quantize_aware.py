@@ -22,7 +22,7 @@ from karui.graph.ranges.table import Range, load_table
 from karui.graph.training import Material, learn
 from karui.graph.training.loop import Ways
 from karui.graph.training.losses import Aim
-from karui.graph.training.options import Options
+from karui.graph.training.options import options_of
 from karui.numerics import Calibration
 from karui.techniques import Applied, Given, Technique
 
@@ -72,11 +72,10 @@ class QuantizeAware(Technique):
 
     def train(self, aware: QuantAware, teacher: nn.Module, data: Given) -> dict[str, Any]:
         """``aware`` learns in place, with the float original as its teacher."""
-        options = Options(self.steps, self.epochs, self.batch, self.lr, freeze=self.freeze, seed=self.seed)
         material = Material(data.signature, data.calibrate, data.train, aware.rows)
         groups = partial(aware.groups, self.lr, self.scale_lr)
         ways = Ways(groups, aware.freeze_norms, hold=False, folder=data.folder, watch=data.watch)
-        return learn(aware, teacher, material, Aim(self.distill), options, ways)
+        return learn(aware, teacher, material, Aim(self.distill), options_of(self), ways)
 
 
 def layers_of(ranges: Iterable[str]) -> tuple[str, ...]:

@@ -15,46 +15,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from karui.errors import Tampered, UsageError, foreign
+from karui.errors import Tampered, foreign
 
-FILE = "training.pt"
 SCHEMA = "karui.training/1"
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """In ``folder``, for the training that ``identity`` tells; nothing is stored where folder is None."""
+    """In ``folder``, for the training that ``identity`` tells; nothing is stored where folder is None.
+
+    Another training has a file of its own there.
+    """
 
     folder: Path | None
     identity: str
 
     def load(self) -> dict[str, Any] | None:
-        """What was stored last; None for a fresh start.
-
-        Raises UsageError when it is of another training, Tampered when it cannot be read.
-        """
-        if self.folder is None or not (path := self.folder / FILE).exists():
+        """What was stored last; None for a fresh start. Raises Tampered when it cannot be read."""
+        if self.folder is None or not (path := self.file(self.folder)).exists():
             return None
         with foreign(Tampered, f"{path} cannot be read", fix="remove it; the training then starts anew"):
             found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if (found.get("schema"), found.get("identity")) != (SCHEMA, self.identity):
-            raise UsageError(
-                f"{path} is of another training",
-                why="model, teacher, data or options differ, or the version of karui",
-                fix="name another folder, or remove it to start anew",
-            )
+            if (found["schema"], found["identity"]) != (SCHEMA, self.identity):
+                raise Tampered(f"{path} is of another training", fix="remove it")
         return found
 
     def save(self, state: Mapping[str, Any]) -> None:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f"{FILE}.draft"
+        draft = self.folder / f"{self.identity[:16]}.draft"
         with draft.open("wb") as file:
             torch.save({"schema": SCHEMA, "identity": self.identity, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, self.folder / FILE)
+        os.replace(draft, self.file(self.folder))
+
+    def file(self, folder: Path) -> Path:
+        return folder / f"{self.identity[:16]}.pt"
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,6 +89,13 @@ class Options:
             return torch.optim.SGD(groups, self.lr, self.momentum, weight_decay=self.weight_decay)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         return kind(groups, self.lr, weight_decay=self.weight_decay)
+
+
+def options_of(step: Any) -> Options:
+    """The options of a technique that trains, from its fields of the same names."""
+    known = {field.name for field in dataclasses.fields(step)}
+    names = [field.name for field in dataclasses.fields(Options) if field.name in known]
+    return Options(**{name: getattr(step, name) for name in names})
 
 
 def falling(done: float) -> float:
