@@ -29,7 +29,7 @@ from karui.techniques import Applied, Given, Technique
 @final
 @dataclass(frozen=True)
 class Finetune(Technique):
-    """Trains the model it is given; zeros in weights stay zero. With ``Task(finetune=...)`` your function does.
+    """Trains the model it is given; zeros in weights stay zero. With ``Task(finetune=...)`` yours does.
 
     steps, or epochs over the training data, of ``batch`` samples; without training data it learns from the
     calibration inputs. lr falls to zero as a cosine, rises and falls (one_cycle) or stays (constant).

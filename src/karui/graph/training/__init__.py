@@ -62,6 +62,6 @@ def learn(
     model.eval()
     with seeded(options.seed):
         first = feed.first()
-        loss = Loss(teacher, material.signature, aim, first)
+        loss = Loss(teacher, material.signature, aim, first, ways.extra if ways else None)
         check_gap(loss, model, first)
     return train(model, loss, feed, options, ways) | loss.told()

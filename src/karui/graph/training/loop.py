@@ -55,7 +55,7 @@ class Ways:
 
     groups: parameters in groups for the optimizer, which may have an lr of their own. keep_statistics: let
     norms keep theirs or not, asked before each step. hold: zeros in weights are held. folder: for
-    checkpoints. watch: hears of every step.
+    checkpoints. watch: hears of every step. extra: added to the loss. mark: tells this training from others.
     """
 
     groups: Callable[[], list[dict[str, Any]]] | None = None
@@ -63,6 +63,8 @@ class Ways:
     hold: bool = True
     folder: Path | None = None
     watch: Watch | None = None
+    extra: Callable[[], Tensor] | None = None
+    mark: str = ""
 
 
 def train(
@@ -124,7 +126,7 @@ class Training:
 
     def identity(self) -> str:
         """Of all that two runs must share to end in the same weights."""
-        told = [repr(self.options), str(self.steps), repr(self.loss.aim), str(self.ways.hold)]
+        told = [repr(self.options), str(self.steps), repr(self.loss.aim), str(self.ways.hold), self.ways.mark]
         told += [state_digest(self.model), state_digest(self.loss.teacher)]
         return digest(told + [fingerprint(batch) for batch in self.probe])
 
