@@ -24,8 +24,8 @@ FUNCTIONS = [
 ]
 PUBLIC = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize", "quantize_aware", "size_bytes",
-    "sparsity",
+    "apply", "bench", "distill", "finetune", "load", "load_pruned", "optimize", "prune", "quantize",
+    "quantize_aware", "size_bytes", "sparsity",
 ]  # fmt: skip
 
 

@@ -15,7 +15,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
-    from karui.api import apply, bench, load, optimize, prune, quantize, size_bytes, sparsity
+    from karui.api import (
+        apply,
+        bench,
+        distill,
+        finetune,
+        load,
+        optimize,
+        prune,
+        quantize,
+        size_bytes,
+        sparsity,
+    )
     from karui.budget import Budget
     from karui.errors import KaruiError
     from karui.graph.pruned import load_pruned
@@ -38,6 +49,8 @@ HOMES = {
     "Task": "karui.task",
     "apply": "karui.api",
     "bench": "karui.api",
+    "distill": "karui.api",
+    "finetune": "karui.api",
     "load": "karui.api",
     "load_pruned": "karui.graph.pruned",
     "optimize": "karui.api",
@@ -50,8 +63,8 @@ HOMES = {
 
 __all__ = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "load", "load_pruned", "optimize", "prune", "quantize", "quantize_aware",
-    "size_bytes", "sparsity",
+    "apply", "bench", "distill", "finetune", "load", "load_pruned", "optimize", "prune", "quantize",
+    "quantize_aware", "size_bytes", "sparsity",
 ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from karui.data import Arrays
+    from karui.graph.training.loop import Watch
 
 BENCH_ROWS = 64
 
@@ -177,6 +178,49 @@ def prune(
     if len(steps) > 1:
         raise UsageError("prune takes one technique", fix="karui.apply takes several steps")
     return alone.prune(task, steps[0], consume=consume)
+
+
+def finetune(
+    task: Task,
+    technique: str | Named | techniques.Technique = "finetune",
+    *,
+    after: str = "",
+    checkpoints: Path | str | None = None,
+) -> Pruned:
+    """Train the task's model, or what the steps ``after`` leave of it, on ``train`` or the calibration data.
+
+    The task's ``teacher``, or its model as it was, teaches; labels help; or the task's own ``finetune`` does
+    it all. after: such as ``prune_channels:macs=0.5``. checkpoints: a folder: a call that was killed goes on
+    when it is made again. Score, ``.save`` and ``karui.load_pruned`` are as with ``karui.prune``; the task's
+    model stays as it was. Raises KaruiError when there is nothing to learn from.
+    """
+    before = [parse_named(part) for part in after.split(" + ")] if after else []
+    return trained(task, [*before, technique], checkpoints)
+
+
+def distill(
+    task: Task,
+    technique: str | Named | techniques.Technique = "distill",
+    *,
+    checkpoints: Path | str | None = None,
+) -> Pruned:
+    """Teach the task's ``student``, or a narrower copy of its model, what the model answers.
+
+    The rest is as with ``karui.finetune``; ``karui.load_pruned`` opens what was saved with the model, or
+    with a student of the task.
+    """
+    return trained(task, [technique], checkpoints)
+
+
+def trained(
+    task: Task,
+    steps: Sequence[str | Named | techniques.Technique],
+    checkpoints: Path | str | None = None,
+    watch: Watch | None = None,
+) -> Pruned:
+    """The task's model after ``steps``; ``watch`` hears how a training goes."""
+    made = [technique for step in steps for technique in steps_of(step)]
+    return alone.train(task, made, Path(checkpoints) if checkpoints else None, watch)
 
 
 def quantize(task: Task, recipes: str | Sequence[str], out: Path | str | None = None) -> list[dict[str, Any]]:

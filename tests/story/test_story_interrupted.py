@@ -176,6 +176,9 @@ class Filler(Watcher):
     def stage(self, text):
         return
 
+    def training(self, progress):
+        return
+
     def done(self, trial):
         return
 

@@ -23,6 +23,8 @@ VERBS = (
     "bench",
     "optimize",
     "prune",
+    "finetune",
+    "distill",
     "quantize",
     "resume",
     "report",

@@ -19,6 +19,7 @@ from karui.errors import UsageError, first_lines, foreign
 from karui.task import Task
 
 FORMS = "file.py:name, package.module:name, a .pt2, a TorchScript file or an .onnx file"
+NAMED = ("train", "calibrate", "select", "confirm", "teacher", "student")  # parts of a task
 SCRIPT = "name the script that builds the network: file.py:name"
 MODEL_FILES = (".pt2", ".onnx", ".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt")
 
@@ -119,7 +120,7 @@ def state_dict_words(path: Path) -> str:
 def find_task(spec: str, data: dict[str, Any]) -> Task:
     """The Task that ``spec`` names, or one around the model it names with ``data`` filled in.
 
-    ``data``: calibrate, select, confirm (specs or None), score and inputs.
+    ``data``: specs or None for each of NAMED, score and inputs.
     """
     from torch import nn
 
@@ -128,9 +129,7 @@ def find_task(spec: str, data: dict[str, Any]) -> Task:
         found = call_factory(found, spec)
     if isinstance(found, type):
         found = call_factory(found, spec)
-    given = {
-        key: find(value) for key, value in data.items() if key in ("calibrate", "select", "confirm") and value
-    }
+    given = {key: find(value) for key, value in data.items() if key in NAMED and value}
     if isinstance(found, Task):
         changed = given | ({"score": score_of(data["score"])} if data.get("score") else {})
         changed |= {"inputs": data["inputs"]} if data.get("inputs") is not None else {}

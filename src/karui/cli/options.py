@@ -58,6 +58,7 @@ def declare_data(parser: argparse.ArgumentParser) -> None:
         metavar="1x3x32x32",
         help="example inputs: shapes, comma-separated, with an optional dtype: 1x128:int64",
     )
+    parser.add_argument("--train", metavar="SPEC", help="file.py:name of data to train on")
     parser.add_argument("--calibrate", metavar="SPEC", help="file.py:name of calibration data")
     parser.add_argument("--select", metavar="SPEC", help="file.py:name of validation data")
     parser.add_argument("--confirm", metavar="SPEC", help="file.py:name of data for the final number")

@@ -16,6 +16,7 @@ from karui.report.text import table
 from karui.report.words import duration, ratio_words
 
 if TYPE_CHECKING:
+    from karui.graph.training.loop import Progress
     from karui.measurement import Trial
     from karui.optimize.result import Result
 
@@ -27,7 +28,7 @@ class Terminal(Watcher):
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.status: Status | None = None
-        self.start = time.monotonic()
+        self.start = self.told = time.monotonic()
 
     def stage(self, text: str) -> None:
         self.say(text)
@@ -36,6 +37,15 @@ class Terminal(Watcher):
         spent = time.monotonic() - self.start
         left = f", about {duration(spent / done * (total - done))} left" if done else ""
         self.say(f"[{done + 1}/{total}{left}] {recipe}")
+
+    def training(self, progress: Progress) -> None:
+        """A line now and then; the status of a terminal more often."""
+        now, last = time.monotonic(), progress.step == progress.steps
+        if now - self.told < (0.2 if self.console.is_terminal else 10.0) and not last:
+            return
+        self.told = now
+        left = "" if last else f", about {duration(progress.left_s)} left"
+        self.say(f"training: step {progress.step} of {progress.steps}, loss {progress.loss:.4g}{left}")
 
     def done(self, trial: Trial) -> None:
         found = trial.measurement

@@ -68,7 +68,7 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
         job = prepare(task, target, budget, folder, settings.seed)
         recipes, refused = admit(job, wanted)
         trials = remembered(job, recipes)
-        with Workshop(job, settings.limits) as workshop:
+        with Workshop(job, settings.limits, settings.watcher.training) as workshop:
             begin(workshop, recipes)
             refused += try_all(workshop, recipes, trials, settings)
             settings.watcher.stage("finalists side by side, then the confirmation split")

@@ -62,13 +62,9 @@ def prepare(
         allowed=0.0,
         classes=tuple(task.classes),
         notes=(*origin.notes, *splits.notes),
-        train=task.train,
-        teacher=teacher_of(task, origin, consume=consume),
-        finetune=task.finetune,
-        student=task.student,
         seed=seed,
     )
-    return with_budget(job)
+    return with_budget(with_training(job, task, teacher_of(task, origin, consume=consume)))
 
 
 def sources(task: Task) -> dict[str, Any]:
@@ -77,6 +73,12 @@ def sources(task: Task) -> dict[str, Any]:
     if task.calibrate is None and task.train is not None and not callable(task.train):
         given["calibration"] = first_samples(task.train)
     return {what: data for what, data in given.items() if data is not None}
+
+
+def with_training(job: Job, task: Task, teacher: nn.Module | None) -> Job:
+    return dataclasses.replace(
+        job, train=task.train, teacher=teacher, finetune=task.finetune, student=task.student
+    )
 
 
 def teacher_of(task: Task, origin: Origin, *, consume: bool) -> nn.Module | None:

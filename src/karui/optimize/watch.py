@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from karui.measurement import Trial
+
+if TYPE_CHECKING:
+    from karui.graph.training.loop import Progress
 
 
 class Watcher(ABC):
@@ -20,6 +23,10 @@ class Watcher(ABC):
         """A trial begins; ``done`` of ``total`` are finished."""
 
     @abstractmethod
+    def training(self, progress: Progress) -> None:
+        """A step of a training is done."""
+
+    @abstractmethod
     def done(self, trial: Trial) -> None:
         """A trial is finished."""
 
@@ -30,6 +37,9 @@ class Silent(Watcher):
         return
 
     def trial(self, recipe: str, done: int, total: int) -> None:
+        return
+
+    def training(self, progress: Progress) -> None:
         return
 
     def done(self, trial: Trial) -> None:

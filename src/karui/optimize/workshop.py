@@ -33,14 +33,16 @@ from karui.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from karui.graph.training.loop import Watch
+
 REASONS = 12  # for what was left as it was, in a result
 
 
 class Workshop:
     """A context manager; on leaving, every process it started is ended."""
 
-    def __init__(self, job: Job, limits: Limits) -> None:
-        self.job, self.limits = job, limits
+    def __init__(self, job: Job, limits: Limits, watch: Watch | None = None) -> None:
+        self.job, self.limits, self.watch = job, limits, watch
         self.child: Child | None = None
         self.captured: dict[str, tuple[Path, Signature]] = {}
         self.accounts: dict[str, Mapping[str, Any]] = {}
@@ -144,7 +146,11 @@ class Workshop:
         clock = self.clock(recipe)
         for number, step in enumerate(recipe.steps):
             given = dataclasses.replace(
-                given_of(job), clock=clock, ranges=ranges, folder=self.training(recipe, number)
+                given_of(job),
+                clock=clock,
+                ranges=ranges,
+                folder=self.training(recipe, number),
+                watch=self.watch,
             )
             with closing(clock):
                 applied = techniques.load(step).apply(model, given)

@@ -37,7 +37,7 @@ def told(account: Json) -> list[tuple[str, str]]:
         title = "MACs a sample" if name == "MACs" else name
         change = f"{words.big_count(before)} → {words.big_count(after)}"
         found.append((title, f"{change} (1/{before / after:.2f})"))
-    found += timed(account)
+    found += timed(account) + learned(account)
     for key, title in (
         ("damage", "damage before the task's score"),
         ("cut_error", "cut against masked model"),
@@ -65,6 +65,23 @@ def timed(account: Json) -> list[tuple[str, str]]:
     if isinstance(stairs, Mapping) and stairs:
         costs = ", ".join(f"of {step} +{fields.number(stairs, step) or 0:.0%}" for step in stairs)
         found.append(("layers whose widths are no multiples", costs))
+    return found
+
+
+def learned(account: Json) -> list[tuple[str, str]]:
+    """Of a training: its loss before and after, and what did not go as planned."""
+    steps, pair = fields.number(account, "steps"), fields.numbers(account, "loss")
+    if not steps or len(pair) != 2:
+        return []
+    early = ", stopped early" if fields.at(account, "stopped") is True else ""
+    share = fields.number(account, "distill") or 0.0
+    source = {0.0: "from labels", 1.0: "from the teacher's answers"}.get(share, "from both")
+    found = [("training", f"{steps:,.0f} steps {source}{early}: loss {pair[0]:.3g} → {pair[1]:.3g}")]
+    held, overflows = fields.numbers(account, "held_out"), fields.number(account, "overflows")
+    if len(held) == 2:
+        found.append(("loss on held-out data", f"{held[0]:.3g} → {held[1]:.3g}"))
+    if overflows:
+        found.append(("steps left out for overflows in half precision", f"{overflows:.0f}"))
     return found
 
 
