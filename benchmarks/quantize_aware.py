@@ -23,7 +23,7 @@ from karui.graph.call import signature_of
 from karui.graph.inspect import private_copy
 from karui.graph.quantize_aware import QuantAware, Rounding, aware_of
 from karui.techniques import Given
-from karui.techniques.quantize_aware import QuantizeAware, Training
+from karui.techniques.quantize_aware import QuantizeAware
 
 CALIBRATION, TEST = 512, 5000
 NETS = {"fashion": 120, "mnist": 200, "encoder": 200}  # steps, of 64 samples
@@ -79,7 +79,7 @@ def accuracy(model: nn.Module, case: Case) -> float:
 def trained(case: Case, seed: int, rounding: Rounding, distill: float | None) -> QuantAware:
     aware = made(case, case.model, rounding)
     options = QuantizeAware(steps=NETS[case.name], lr=RATE, seed=seed, distill=distill)
-    Training(options, aware, private_copy(case.model), case.given).run()
+    options.train(aware, private_copy(case.model), case.given)
     return aware
 
 

@@ -135,6 +135,14 @@ def test_progress_is_told_with_the_time_left():
     assert heard[0].left_s > 0 and heard[-1].left_s == 0 and heard[-1].loss > 0
 
 
+def test_a_training_that_takes_too_long_is_given_up_after_its_first_steps():
+    heard = []
+    with pytest.raises(Unsupported, match="would take .* s more") as error:
+        fit(dataclasses.replace(SHORT, steps=10**6, most_s=5.0), ways=Ways(watch=heard.append))
+    assert error.value.why == "5 s are allowed" and len(heard) == loop.TRIED
+    assert fit(dataclasses.replace(SHORT, steps=20, most_s=60.0))[1]["steps"] == 20
+
+
 def test_nothing_to_learn_and_nothing_that_could():
     with pytest.raises(Unsupported, match="nothing to learn") as error:
         fit(train=[images()], net=net_of())

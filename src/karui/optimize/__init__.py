@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
     """
     start = time.monotonic()
     with run_folder(folder, settings.words):
-        wanted = wanted_recipes(target, budget, settings)
+        wanted = wanted_recipes(target, budget, settings, trains=trains(task))
         settings.watcher.stage("reading model and data")
         job = prepare(task, target, budget, folder, settings.seed)
         recipes, refused = admit(job, wanted)
@@ -130,9 +131,14 @@ def enough(job: Job, trials: Sequence[Trial], settings: Settings, start: float) 
     return f"{met.id} met the goal of {settings.stop_at:g}x" if met else ""
 
 
-def wanted_recipes(target: Target, budget: Budget, settings: Settings) -> list[Recipe]:
+def trains(task: Task) -> bool:
+    """Whether the task has something to train with, and Fabric is there to do it."""
+    return (task.train is not None or task.finetune is not None) and bool(find_spec("lightning_fabric"))
+
+
+def wanted_recipes(target: Target, budget: Budget, settings: Settings, *, trains: bool) -> list[Recipe]:
     """The recipes asked for, or the target's preset; restricted to the target's runtimes."""
-    preset = presets.recipes(target.name, budget)
+    preset = presets.recipes(target.name, budget, trains=trains)
     for name in target.runtimes:
         runtimes.find(name)
     found = [parse_recipe(text) for text in settings.recipes] or preset

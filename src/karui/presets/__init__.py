@@ -15,9 +15,9 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def recipes(target: str, budget: Budget) -> list[Recipe]:
-    """The recipes to try on ``target``, in order."""
+def recipes(target: str, budget: Budget, *, trains: bool = False) -> list[Recipe]:
+    """The recipes to try on ``target``, in order. trains: whether there are data to train on."""
     if target not in names():
         raise UsageError(f"no target {target!r}", fix=f"one of: {', '.join(names())}")
-    found: list[Recipe] = importlib.import_module(f"{__name__}.{target}").recipes(budget)
+    found: list[Recipe] = importlib.import_module(f"{__name__}.{target}").recipes(budget, trains=trains)
     return found

@@ -28,6 +28,14 @@ NARROWER = tuple(
     for precision in ("fp32", "int8")
     for runtime in ("onnxruntime", "openvino")
 )
+# The same and narrower still with recovery, where there are data to train on.
+TRAINED = tuple(
+    f"prune_channels:macs={share},multiple_of=8 + finetune:steps=600,most_s=%g + {precision}@{runtime}"
+    for share in ("0.5", "0.25", "0.125")
+    for precision in ("fp32", "int8")
+    for runtime in ("onnxruntime", "openvino")
+)
+TRAINING_S, TRAINING_SHARE = 1200.0, 0.2  # most that one training may take; of the time of the whole run
 TIMED = ("fp32@onnxruntime", "fp32@openvino", "int8@onnxruntime", "int8@openvino")
 # No kernel of ONNX Runtime skips zeros: they make the file small, and nothing faster.
 SMALLER = tuple(
@@ -38,15 +46,18 @@ SMALLER = tuple(
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 
 
-def recipes(budget: Budget) -> list[Recipe]:
+def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     """Likely winners first, then narrower networks, then the rest of runtimes x precisions, then compile
-    modes. A limit on the latency is also a goal for narrowing; one on the size asks for zeros as well.
+    modes. A limit on the latency is also a goal for narrowing; one on the size asks for zeros as well. trains:
+    narrower networks are also trained.
     """
     grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in runtimes.names()]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
+    most_s = TRAINING_S if budget.time_s is None else min(TRAINING_S, TRAINING_SHARE * budget.time_s)
+    trained = [text % most_s for text in TRAINED] if trains else []
     smaller = SMALLER if budget.max_size_bytes else ()
-    ordered = dict.fromkeys([*FIRST, *goal, *NARROWER, *smaller, *grid, *LAST])
+    ordered = dict.fromkeys([*FIRST, *goal, *NARROWER, *trained, *smaller, *grid, *LAST])
     return [
         parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in runtimes.names()
     ]

@@ -63,6 +63,7 @@ class Distill(Technique):
     freeze: float = 1.0
     seed: int = 0
     devices: int = 1
+    most_s: float | None = None
 
     def apply(self, model: nn.Module, data: Given) -> Applied:
         if data.student is not None:

@@ -39,7 +39,8 @@ class Finetune(Technique):
     precision: of the forward pass; 16-mixed scales gradients and leaves steps out that overflow. clip:
     largest norm of gradients. accumulate: batches a step. patience: checks on a tenth of the data, held out,
     without a gain after which it stops with the best weights. freeze: share of the steps after which norms
-    keep their statistics. devices: processes that share each batch.
+    keep their statistics. devices: processes that share each batch. most_s: seconds; a training that will
+    take longer is given up after its first steps.
     """
 
     steps: int = 300
@@ -60,6 +61,7 @@ class Finetune(Technique):
     freeze: float = 1.0
     seed: int = 0
     devices: int = 1
+    most_s: float | None = None
 
     def apply(self, model: nn.Module, data: Given) -> Applied:
         before = tensors(model)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -32,6 +32,7 @@ from karui.graph.zeros import held
 PROBE = 4  # batches on which the loss is told before and after
 CHECKS = 20  # of the held-out data in a whole run
 EVERY = 50  # steps between checkpoints
+TRIED = 10  # steps, after which it is known how long the rest takes
 HOPELESS = 30  # steps in a row that overflow
 KEPT = ("step", "overflows", "in_a_row", "number", "taken", "began", "checks", "best", "before")
 
@@ -126,7 +127,13 @@ class Training:
 
     def identity(self) -> str:
         """Of all that two runs must share to end in the same weights."""
-        told = [repr(self.options), str(self.steps), repr(self.loss.aim), str(self.ways.hold), self.ways.mark]
+        told = [
+            repr(replace(self.options, most_s=None)),
+            str(self.steps),
+            repr(self.loss.aim),
+            str(self.ways.hold),
+            self.ways.mark,
+        ]
         told += [state_digest(self.model), state_digest(self.loss.teacher)]
         return digest(told + [fingerprint(batch) for batch in self.probe])
 
@@ -170,10 +177,22 @@ class Training:
             self.step += 1
             self.check()
             pace = (time.monotonic() - start) / (self.step - first)
+            left = pace * (self.steps - self.step)
             if self.ways.watch:
-                self.ways.watch(Progress(self.step, self.steps, found, pace * (self.steps - self.step)))
+                self.ways.watch(Progress(self.step, self.steps, found, left))
+            if self.step - first == TRIED:
+                self.check_time(left)
             if self.step % EVERY == 0 and self.fabric.is_global_zero:
                 kept.save(self.state())
+
+    def check_time(self, left_s: float) -> None:
+        most = self.options.most_s
+        if most is not None and self.fabric.broadcast(left_s) > most:
+            raise Unsupported(
+                f"the training would take {left_s:.0f} s more",
+                why=f"{most:g} s are allowed",
+                fix="most_s=..., fewer steps, or a smaller batch",
+            )
 
     def batches(self, now: State | None) -> Iterator[Split]:
         """From where the run stands; ``now`` is the random state that it stood in."""

@@ -26,7 +26,7 @@ class Options:
     overflow. clip: largest norm of the gradients. accumulate: batches of one step. patience: checks on
     held-out data without a gain after which training stops; the best weights are kept; there are CHECKS of
     them at most. freeze: share of the steps after which norms keep their statistics. devices: processes
-    that share each batch.
+    that share each batch. most_s: a training that will take longer is given up, by its first steps.
     """
 
     steps: int = 300
@@ -44,13 +44,14 @@ class Options:
     freeze: float = 1.0
     seed: int = 0
     devices: int = 1
+    most_s: float | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for what is out of range."""
         for name in ("batch", "accumulate", "devices"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "clip"):
+        for name in ("lr", "clip", "most_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above 0, got {value:g}")
