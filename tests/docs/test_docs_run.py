@@ -108,6 +108,15 @@ def test_examples_of_training_with_rounding(capsys, tmp_path):
     assert len(taken.ranges) == len(code["aware"].ranges()) and type(taken.model) is type(code["net"])
 
 
+@pytest.mark.parametrize("name", ["finetune", "distill"])
+def test_examples_of_training(name, capsys):
+    pytest.importorskip("lightning_fabric")
+    code = names()
+    for block in pages.blocks(DOCS / "techniques" / f"{name}.md", "python"):
+        exec(compile(block, name, "exec"), code)
+    assert code["narrow"][0].out_channels == 2 and code["found"].facts["steps"] == 20
+
+
 @pytest.mark.parametrize("page", sorted((DOCS / "runtimes").glob("*.md")), ids=lambda page: page.stem)
 def test_examples_of_runtimes_are_python(page):
     assert [compile(block, page.name, "exec") for block in pages.blocks(page, "python")]
