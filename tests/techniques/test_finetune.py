@@ -113,6 +113,21 @@ def test_the_users_own_function_trains_and_zeros_are_put_back(trained):
     assert apply(sparse, finetune=lambda net: with_zeros(trained)).model is not sparse
 
 
+def test_what_the_users_function_did_to_the_same_model_is_not_repeated(trained, tmp_path):
+    calls = []
+
+    def own(net: nn.Module) -> None:
+        calls.append(net)
+        net[0].weight.data.mul_(2)
+
+    signature, example = signature_of(trained, inputs(4), 1)
+    given = Given(example, example, signature, finetune=own, folder=tmp_path)
+    one, two = (SHORT.apply(private_copy(trained), given).model for _ in range(2))
+    assert len(calls) == 1 and state_digest(one) == state_digest(two) != state_digest(trained)
+    SHORT.apply(with_zeros(trained), given)
+    assert len(calls) == 2
+
+
 def test_what_the_users_function_does_wrong_is_said(trained):
     with pytest.raises(UsageError, match="gave a int, not an nn.Module"):
         apply(trained, finetune=lambda net: 3)

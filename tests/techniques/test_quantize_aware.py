@@ -86,6 +86,16 @@ def test_without_labels_the_original_teaches():
         assert applied.facts["loss"][1] < applied.facts["loss"][0]
 
 
+def test_zeros_in_weights_stay_zero():
+    net = net_of()
+    net[5].weight.data[torch.rand(3, 64, generator=torch.Generator().manual_seed(0)) < 0.5] = 0
+    applied = apply(net=net, train=(images(), labels()))
+    zeros = net[5].weight == 0
+    assert (applied.model[5].weight[zeros] == 0).all() and (applied.model[5].weight != 0).sum() == (
+        ~zeros
+    ).sum()
+
+
 def test_targets_that_are_numbers_are_met_by_squares():
     applied = apply(dataclasses.replace(SHORT, distill=0.0), net_of(1), (images(), images().mean((1, 2, 3))))
     assert applied.facts["loss"][1] < applied.facts["loss"][0]

@@ -6,6 +6,7 @@ falls again: Renda et al. 2020, arXiv:2003.02389.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from karui.blame import users_code
 from karui.errors import Unsupported, UsageError
-from karui.graph.inspect import private_copy
+from karui.graph.inspect import private_copy, state_digest
 from karui.graph.training import Material, learn
-from karui.graph.training.checkpoint import named, tensors
+from karui.graph.training.checkpoint import Checkpoints, digest, named, put_back, tensors
 from karui.graph.training.loop import Ways
 from karui.graph.training.losses import Aim, Kind
 from karui.graph.training.options import options_of
@@ -66,12 +67,25 @@ class Finetune(Technique):
     def apply(self, model: nn.Module, data: Given) -> Applied:
         before = tensors(model)
         if data.finetune is not None:
-            trained, told = by_function(model, data.finetune, self.seed), {"by": "the task's own function"}
+            trained, told = self.by_function(model, data), {"by": "the task's own function"}
         elif data.teacher is None and data.train is None:
             return Applied(model, (), {"model": "there are neither labels nor a teacher to learn from"})
         else:
             trained, told = model, self.learn(model, data)
         return Applied(trained, moved(trained, before), facts=told)
+
+    def by_function(self, model: nn.Module, data: Given) -> nn.Module:
+        """Trained by the user's function; what it did to the very same model is not repeated."""
+        assert data.finetune is not None
+        told = [code_of(data.finetune), str(self.seed), state_digest(model)]
+        kept = Checkpoints(data.folder, digest(told))
+        if state := kept.load():
+            put_back(model, state["model"])
+            return model
+        trained = called(data.finetune, model, self.seed)
+        if trained is model:  # another one would have to be made by its own code
+            kept.save({"model": tensors(model)})
+        return trained
 
     def learn(self, model: nn.Module, data: Given) -> dict[str, Any]:
         if self.devices > 1 and data.clock is not None:
@@ -84,7 +98,7 @@ class Finetune(Technique):
         return learn(model, data.teacher or private_copy(model), material, aim, options_of(self), ways)
 
 
-def by_function(model: nn.Module, train: Callable[[nn.Module], nn.Module | None], seed: int) -> nn.Module:
+def called(train: Callable[[nn.Module], nn.Module | None], model: nn.Module, seed: int) -> nn.Module:
     """What the user's function makes of ``model``, with its zeros put back."""
     zeros = zeros_of(model)
     with users_code(UsageError, "the task's function that trains failed"), seeded(seed), torch.enable_grad():
@@ -96,6 +110,14 @@ def by_function(model: nn.Module, train: Callable[[nn.Module], nn.Module | None]
     put(trained, zeros)
     trained.zero_grad()
     return trained.cpu().eval()
+
+
+def code_of(function: Callable[..., Any]) -> str:
+    """Its source, or its name where there is none."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return repr(type(function))
 
 
 def moved(model: nn.Module, before: dict[str, Tensor]) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class QuantizeAware(Technique):
         """``aware`` learns in place, with the float original as its teacher."""
         material = Material(data.signature, data.calibrate, data.train, aware.rows)
         groups = partial(aware.groups, self.lr, self.scale_lr)
-        ways = Ways(groups, aware.freeze_norms, hold=False, folder=data.folder, watch=data.watch)
+        ways = Ways(groups, aware.freeze_norms, folder=data.folder, watch=data.watch)
         return learn(aware, teacher, material, Aim(self.distill), options_of(self), ways)
 
 
