@@ -198,7 +198,7 @@ PARTS: dict[str, tuple[str, Callable[[Sequence[str]], str]]] = {
         f"""## The same student with and without its teacher
 
 A copy of {WIDTH:.0%} of the width that karui derives (`distill:start=fresh`), {STEPS} steps of 64 from few
-labelled images. *Labels alone* is `distill=0`; with the teacher it has nine tenths of the loss (`distill=0.9`).
+labelled images. *Labels alone* is `distill=0`; the teacher has nine tenths of the loss (`distill=0.9`).
 Samples, order, first weights and learning rate are the same.
 """,
         students,
@@ -207,8 +207,8 @@ Samples, order, first weights and learning rate are the same.
         f"""## Recovery without labels
 
 `finetune` after pruning, {RECOVERY.steps} steps of 64 from {UNLABELLED:,} unlabelled images, the network
-before the cut as the teacher. The first cut of each network keeps the largest weights and refits nothing, the second
-is by the defaults of `prune_channels` on {tasks.CALIBRATE} images.
+before the cut as the teacher. The first cut of each network keeps the largest weights and refits nothing,
+the second is by the defaults of `prune_channels` on {tasks.CALIBRATE} images.
 """,
         recoveries,
     ),
