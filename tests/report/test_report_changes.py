@@ -46,6 +46,18 @@ def test_the_page_says_what_was_changed():
     assert "What was changed" not in html(sample.full())
 
 
+def test_a_training_tells_its_losses_and_what_did_not_go_as_planned():
+    made = narrowed()
+    best = next(trial for trial in made["trials"] if trial["id"] == made["best"])
+    account = {"touched": 3, "left": {}, "steps": 1200, "loss": [0.51234, 0.0712], "distill": 1.0}
+    best["executed"]["steps"]["finetune"] = account
+    assert "1,200 steps from the teacher&#x27;s answers: loss 0.512 → 0.0712" in html(made)
+    account |= {"distill": 0.5, "stopped": True, "held_out": [0.6, 0.2], "overflows": 3}
+    text = html(made)
+    assert "1,200 steps from both, stopped early" in text and "0.6 → 0.2" in text
+    assert "overflows in half precision</dt><dd>3<" in text
+
+
 def test_curves_of_sensitivity_are_drawn_on_one_scale():
     text = html(narrowed())
     assert '<polyline points="0.0,19.0 50.0,14.5 100.0,1.0"/>' in text
