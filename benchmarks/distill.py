@@ -1,7 +1,7 @@
 """Learning from a teacher: students with and without it, recovery without labels, and half precision.
 
-Run ``python -m benchmarks.distill`` after ``make data`` and ``python -m benchmarks.networks.train``; the
-tables go to ``benchmarks/results/distill.md``. One thread, seeded.
+Run ``python -m benchmarks.distill`` after ``make data`` and ``python -m benchmarks.networks.train``.
+One thread, seeded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from benchmarks.networks import tasks
@@ -27,7 +26,6 @@ from karui.techniques import Given
 from karui.techniques.distill import Distill
 from karui.techniques.finetune import Finetune
 
-RESULTS = Path(__file__).parent / "results" / "distill.md"
 SEEDS = (0, 1, 2)
 TEST = 5000
 NETS = {"mnist": 500, "fashion": 1000}  # labelled images that a student learns from
@@ -88,13 +86,13 @@ def accuracy(model: nn.Module, case: Case, scale: float = 1.0) -> float:
     return 100 * float((found == case.answers).double().mean())
 
 
-def students(names: Sequence[str]) -> str:
+def students(names: Sequence[str]) -> None:
     """(a) The same student, steps and samples, by labels alone and with the teacher."""
-    lines = [
+    print(
         "| network | images | teacher | labels alone | loss | with the teacher | gain | twice its standard "
-        "error | s a run |",
-        "|---|--:|--:|--:|---|--:|--:|--:|--:|",
-    ]
+        "error | s a run |\n"
+        "|---|--:|--:|--:|---|--:|--:|--:|--:|"
+    )
     for name in names:
         case = case_of(name)
         base = Distill(width=WIDTH, start="fresh", steps=STEPS, lr=5e-3)
@@ -105,13 +103,11 @@ def students(names: Sequence[str]) -> str:
             found = [score for score, _ in runs]
             gains = [one - other for one, other in zip(found, alone)]
             error = 2 * statistics.stdev(gains) / len(gains) ** 0.5
-            lines.append(
+            print(
                 f"| {name} | {NETS[name]:,} | {accuracy(case.model, case):.2f} | {spread(alone)} | "
                 f"{kind} | {spread(found)} | {statistics.mean(gains):+.2f} | {error:.2f} | "
                 f"{statistics.mean(seconds for _, seconds in runs):.0f} |"
             )
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
 
 
 def taught(case: Case, options: Distill) -> tuple[float, float]:
@@ -121,12 +117,12 @@ def taught(case: Case, options: Distill) -> tuple[float, float]:
     return accuracy(applied.model, case), time.perf_counter() - start
 
 
-def recoveries(names: Sequence[str]) -> str:
+def recoveries(names: Sequence[str]) -> None:
     """(b) How much of what pruning took comes back without a label."""
-    lines = [
-        "| network | pruned by | before | pruned | recovered | share of the drop regained | s a run |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
+    print(
+        "| network | pruned by | before | pruned | recovered | share of the drop regained | s a run |\n"
+        "|---|---|--:|--:|--:|--:|--:|"
+    )
     for name in names:
         case = case_of(name)
         whole = accuracy(case.model, case)
@@ -140,20 +136,18 @@ def recoveries(names: Sequence[str]) -> str:
                 found.append(accuracy(step.apply(private_copy(narrow), given).model, case))
             shares = [100 * (one - low) / (whole - low) for one in found]
             seconds = (time.perf_counter() - start) / len(SEEDS)
-            lines.append(
+            print(
                 f"| {name} | `{cut}` | {whole:.2f} | {low:.2f} | {spread(found)} | {spread(shares, 1)} % | "
                 f"{seconds:.0f} |"
             )
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
 
 
-def precisions(_: Sequence[str]) -> str:
+def precisions(_: Sequence[str]) -> None:
     """(c) The MNIST network from scratch in three precisions, and with pixels that overflow float16."""
-    lines = [
-        "| inputs | precision | test accuracy | against 32 | steps left out for overflows | s a run |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+    print(
+        "| inputs | precision | test accuracy | against 32 | steps left out for overflows | s a run |\n"
+        "|---|---|--:|--:|--:|--:|"
+    )
     case = case_of("mnist")
     for words, scale, tried in (("0 to 1", 1.0, HALF), ("0 to 255, not normalised", 255.0, HALF[::2])):
         plain: list[float] = []
@@ -162,13 +156,11 @@ def precisions(_: Sequence[str]) -> str:
             found = [score for score, _, _ in runs]
             plain = plain or found
             gaps = [one - other for one, other in zip(found, plain)]
-            lines.append(
+            print(
                 f"| {words} | {precision} | {spread(found)} | {statistics.mean(gaps):+.2f} | "
                 f"{', '.join(str(overflows) for _, overflows, _ in runs)} | "
                 f"{statistics.mean(seconds for _, _, seconds in runs):.0f} |"
             )
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
 
 
 def from_scratch(case: Case, precision: str, scale: float, seed: int) -> tuple[float, int, float]:
@@ -227,16 +219,16 @@ time here.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--nets", nargs="*", default=list(NETS))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = []
-    for part in args.parts or PARTS:
+    print(WORDS)
+    for part in args.parts:
         words, table = PARTS[part]
-        found.append(f"{words}\n{table(args.nets)}\n")
-    if not args.parts:
-        RESULTS.write_text("\n".join([WORDS, *found]), encoding="utf-8")
+        print(words, flush=True)
+        table(args.nets)
+        print(flush=True)
 
 
 if __name__ == "__main__":

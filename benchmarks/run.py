@@ -17,6 +17,7 @@ TABLES = {
     "channels": [],
     "billion": [],
     "rounding": [],
+    "distill": [],
     "latency": [],
     "int8": [],
 }
