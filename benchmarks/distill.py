@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ def accuracy(model: nn.Module, case: Case, scale: float = 1.0) -> float:
     return 100 * float((found == case.answers).double().mean())
 
 
-def students(names: Sequence[str]) -> None:
+def students(names: Sequence[str], seeds: Sequence[int]) -> None:
     """(a) The same student, steps and samples, by labels alone and with the teacher."""
     print(
         "| network | images | teacher | labels alone | loss | with the teacher | gain | twice its standard "
@@ -96,13 +97,13 @@ def students(names: Sequence[str]) -> None:
     for name in names:
         case = case_of(name)
         base = Distill(width=WIDTH, start="fresh", steps=STEPS, lr=5e-3)
-        alone = [taught(case, dataclasses.replace(base, distill=0.0, seed=seed))[0] for seed in SEEDS]
+        alone = [taught(case, dataclasses.replace(base, distill=0.0, seed=seed))[0] for seed in seeds]
         for kind in KINDS:
             options = dataclasses.replace(base, loss=kind, distill=0.9)
-            runs = [taught(case, dataclasses.replace(options, seed=seed)) for seed in SEEDS]
+            runs = [taught(case, dataclasses.replace(options, seed=seed)) for seed in seeds]
             found = [score for score, _ in runs]
             gains = [one - other for one, other in zip(found, alone)]
-            error = 2 * statistics.stdev(gains) / len(gains) ** 0.5
+            error = 2 * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.nan
             print(
                 f"| {name} | {NETS[name]:,} | {accuracy(case.model, case):.2f} | {spread(alone)} | "
                 f"{kind} | {spread(found)} | {statistics.mean(gains):+.2f} | {error:.2f} | "
@@ -117,7 +118,7 @@ def taught(case: Case, options: Distill) -> tuple[float, float]:
     return accuracy(applied.model, case), time.perf_counter() - start
 
 
-def recoveries(names: Sequence[str]) -> None:
+def recoveries(names: Sequence[str], seeds: Sequence[int]) -> None:
     """(b) How much of what pruning took comes back without a label."""
     print(
         "| network | pruned by | before | pruned | recovered | share of the drop regained | s a run |\n"
@@ -130,19 +131,19 @@ def recoveries(names: Sequence[str]) -> None:
             narrow = techniques.load(parse_named(cut)).apply(private_copy(case.model), case.given).model
             low, start = accuracy(narrow, case), time.perf_counter()
             found = []
-            for seed in SEEDS:
+            for seed in seeds:
                 step = dataclasses.replace(RECOVERY, seed=seed)
                 given = case.learning(UNLABELLED, seed, labels=False)
                 found.append(accuracy(step.apply(private_copy(narrow), given).model, case))
             shares = [100 * (one - low) / (whole - low) for one in found]
-            seconds = (time.perf_counter() - start) / len(SEEDS)
+            seconds = (time.perf_counter() - start) / len(seeds)
             print(
                 f"| {name} | `{cut}` | {whole:.2f} | {low:.2f} | {spread(found)} | {spread(shares, 1)} % | "
                 f"{seconds:.0f} |"
             )
 
 
-def precisions(_: Sequence[str]) -> None:
+def precisions(_: Sequence[str], seeds: Sequence[int]) -> None:
     """(c) The MNIST network from scratch in three precisions, and with pixels that overflow float16."""
     print(
         "| inputs | precision | test accuracy | against 32 | steps left out for overflows | s a run |\n"
@@ -152,7 +153,7 @@ def precisions(_: Sequence[str]) -> None:
     for words, scale, tried in (("0 to 1", 1.0, HALF), ("0 to 255, not normalised", 255.0, HALF[::2])):
         plain: list[float] = []
         for precision in tried:
-            runs = [from_scratch(case, precision, scale, seed) for seed in SEEDS]
+            runs = [from_scratch(case, precision, scale, seed) for seed in seeds]
             found = [score for score, _, _ in runs]
             plain = plain or found
             gaps = [one - other for one, other in zip(found, plain)]
@@ -176,16 +177,19 @@ def from_scratch(case: Case, precision: str, scale: float, seed: int) -> tuple[f
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    """Mean and standard deviation, which one seed has not."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
+Part = Callable[[Sequence[str], Sequence[int]], None]
 WORDS = f"""# Learning from a teacher
 
 Test accuracy in percent on {TEST:,} images that no option was chosen on; mean and standard deviation over
-{len(SEEDS)} seeds, which draw the samples, their order and fresh weights. Seconds were taken on a busy
+the seeds, which draw the samples, their order and fresh weights. Seconds were taken on a busy
 machine.
 """
-PARTS: dict[str, tuple[str, Callable[[Sequence[str]], str]]] = {
+PARTS: dict[str, tuple[str, Part]] = {
     "students": (
         f"""## The same student with and without its teacher
 
@@ -221,13 +225,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(WORDS)
     for part in args.parts:
         words, table = PARTS[part]
         print(words, flush=True)
-        table(args.nets)
+        table(args.nets, args.seeds)
         print(flush=True)
 
 
