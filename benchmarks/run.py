@@ -20,6 +20,7 @@ TABLES = {
     "distill": [],
     "latency": [],
     "int8": [],
+    "targets": [],
 }
 
 

@@ -10,7 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "torchao")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "torchao",
+    "executorch",
+    "coremltools",
+)
 TELLING = (
     "avx2",
     "avx512f",

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{machine['cpu']}, {machine['cores']} cores, {flags}")
     for name, state in facts["runtimes"].items():
         print(f"  {name:<16} {state}")
+    print("targets: " + ", ".join(facts["targets"]))
     print("techniques: " + ", ".join(facts["techniques"]))
     for warning in facts["warnings"]:
         print(f"! {warning}")
@@ -30,14 +31,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """Runtimes with their state, host facts and warnings."""
-    from karui import host, runtimes, techniques
+    """Runtimes with their state, targets, host facts and warnings."""
+    from karui import host, presets, runtimes, techniques
 
     machine = host.facts()
     return {
         "schema": "karui.doctor/1",
         "host": machine,
         "runtimes": {name: state_of(name) for name in runtimes.names()},
+        "targets": presets.names(),
         "techniques": techniques.names(),
         "warnings": host.warnings(machine),
     }

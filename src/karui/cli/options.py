@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from karui import presets
+
 if TYPE_CHECKING:
     from karui.budget import Budget
     from karui.optimize import Settings
@@ -18,7 +20,8 @@ TASK_FORMS = (
 
 
 def declare_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", default="cpu", help="where it will run (default: cpu)")
+    where = ", ".join(presets.names())
+    parser.add_argument("--target", default="cpu", help=f"where it will run: {where} (default: cpu)")
     parser.add_argument("--runtimes", default="", metavar="A,B", help="only these runtimes")
     parser.add_argument(
         "--recipe",

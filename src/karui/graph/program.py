@@ -73,11 +73,13 @@ def delete_unread(graph: GraphModule) -> None:
             delattr(graph.get_submodule(owner), leaf)
 
 
-def export(graph: GraphModule, signature: Signature, example: Arrays) -> torch.export.ExportedProgram:
-    """A changed graph as a program again, with the batch it had."""
+def export(
+    graph: GraphModule, signature: Signature, example: Arrays, most: int = LARGEST_BATCH
+) -> torch.export.ExportedProgram:
+    """A changed graph as a program again, with the batch it had; a dynamic one of at most ``most`` rows."""
     rows = EXAMPLE_ROWS if signature.dynamic_batch else signature.batch
     tensors = tuple(tensors_of(repeat(example, rows)).values())
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    batch = torch.export.Dim("batch", min=1, max=max(most, EXAMPLE_ROWS))
     shapes = tuple({0: batch} for _ in tensors) if signature.dynamic_batch else None
     return torch.export.export(bare(graph), tensors, dynamic_shapes=shapes, strict=False)
 

@@ -43,21 +43,22 @@ SMALLER = tuple(
     for share in ("0.8", "0.9")
     for precision in ("fp32", "int8")
 )
+ELSEWHERE = ("executorch", "coreml")  # made for phones and boards: they have presets of their own
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 
 
 def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     """Likely winners first, then narrower networks, then the rest of runtimes x precisions, then compile
-    modes. A limit on the latency is also a goal for narrowing; one on the size asks for zeros as well. trains:
-    narrower networks are also trained.
+    modes. A limit on the latency is also a goal for narrowing; one on the size asks for zeros as well.
+
+    trains: narrower networks are also trained.
     """
-    grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in runtimes.names()]
+    here = [name for name in runtimes.names() if name not in ELSEWHERE]
+    grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in here]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
     most_s = TRAINING_S if budget.time_s is None else min(TRAINING_S, TRAINING_SHARE * budget.time_s)
     trained = [text % most_s for text in TRAINED] if trains else []
     smaller = SMALLER if budget.max_size_bytes else ()
     ordered = dict.fromkeys([*FIRST, *goal, *NARROWER, *trained, *smaller, *grid, *LAST])
-    return [
-        parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in runtimes.names()
-    ]
+    return [parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in here]

@@ -24,10 +24,15 @@ aten = torch.ops.aten
 
 
 def emit(graph: GraphModule) -> None:
-    """Rewrite every ``fake_quant`` of ``graph``, in place."""
-    operations()
+    """Rewrite every ``fake_quant`` of ``graph``, in place, as Inductor wants it."""
     widen_images(graph)
     flatten_linears(graph)
+    rewrite(graph)
+
+
+def rewrite(graph: GraphModule) -> None:
+    """Every ``fake_quant`` of ``graph``, in place."""
+    operations()
     for node in list(graph.graph.nodes):
         if node.target is OP:
             (store if node.args[0].op == "get_attr" else pair)(graph, node)

@@ -30,7 +30,9 @@ def insert(graph: GraphModule, table: Table, profile: Profile, numerics: Numeric
         round_weight(graph, node, known(table, weight_path(node)), profile, f"w{number}")
     for number, (node, source) in enumerate(places.items()):
         one = known(table, names[source])
-        after(graph, node, one, grid_for(one, profile, names[source]), f"x{number}")
+        quantized = after(graph, node, one, grid_for(one, profile, names[source]), f"x{number}")
+        if profile.answers:
+            answer(node, quantized)
     graph.graph.lint()
     graph.recompile()
     return chosen
@@ -82,17 +84,25 @@ def rounded_already(weight: Node) -> Node | None:
     return next((user for user in weight.users if user.target is OP), None)
 
 
-def after(graph: GraphModule, node: Node, one: Range, grid: Grid, name: str) -> None:
+def after(graph: GraphModule, node: Node, one: Range, grid: Grid, name: str) -> Node:
     before = last_input(graph) if node.op == "placeholder" else node
     with graph.graph.inserting_before(before.next):
         quantized = call(graph, node, one, grid, name)
     pass_rounded(node, quantized)
+    return quantized
 
 
 def pass_rounded(node: Node, quantized: Node) -> None:
     """Every reader of ``node`` reads it rounded, but the program's answer."""
     for reader in list(node.users):
         if reader is not quantized and reader.op != "output":
+            reader.replace_input_with(node, quantized)
+
+
+def answer(node: Node, quantized: Node) -> None:
+    """The program's answer is the rounded one too."""
+    for reader in list(node.users):
+        if reader.op == "output":
             reader.replace_input_with(node, quantized)
 
 

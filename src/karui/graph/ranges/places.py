@@ -44,11 +44,12 @@ class Profile:
     """How a runtime likes its quantized model.
 
     activations, weights: grids. outputs: layers whose results it wants on a grid, whoever reads them;
-    clamped: also those of layers that a clamp follows. between: operations it can compute on integers, when
-    all they read is on a grid. products: whether it multiplies two activations in INT8. bias: "int32" where
-    it wants it so, else "float". per_channel: a scale of each output of a weight, or one. moved: whether a
-    tensor that was only moved is put on its grid again, or the runtime carries integers along by itself.
-    unread: whether operations between are computed on integers also where nothing reads them so.
+    clamped: also those of layers that a clamp follows; answers: also those that the program answers.
+    between: operations it can compute on integers, when all they read is on a grid. products: whether it
+    multiplies two activations in INT8. bias: "int32" where it wants it so, else "float". per_channel: a scale
+    of each output of a weight, or one. moved: whether a tensor that was only moved is put on its grid again,
+    or the runtime carries integers along by itself. unread: whether operations between are computed on
+    integers also where nothing reads them so.
     """
 
     activations: Grid = U8
@@ -61,6 +62,7 @@ class Profile:
     clamped: bool = False
     moved: bool = True
     unread: bool = True
+    answers: bool = False
 
     def grid_of(self, role: str) -> Grid:
         return self.weights if role == "weight" else self.activations
@@ -201,7 +203,7 @@ def choose(node: Node, chosen: dict[Node, Node], profile: Profile) -> None:
 def wants_output(node: Node, profile: Profile) -> bool:
     end = closing(node)
     wanted = packet(node) in profile.outputs or (profile.clamped and end is not node)
-    return wanted and not is_answer(end)
+    return wanted and (profile.answers or not is_answer(end))
 
 
 def joins(node: Node, chosen: Mapping[Node, Node], numerics: Numerics) -> bool:

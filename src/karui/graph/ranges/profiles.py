@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
 from karui import host
-from karui.graph.ranges.places import BETWEEN, CONVS, SUMS, TRANSPOSED, Profile
-from karui.graph.ranges.table import S7, S8, S8_WHOLE, U8
+from karui.graph.ranges.places import BETWEEN, CONVS, LAYERS, SUMS, TRANSPOSED, Profile
+from karui.graph.ranges.table import S7, S8, S8_AFFINE, S8_WHOLE, U8
 
 aten = torch.ops.aten
 
@@ -47,6 +48,22 @@ def inductor(*, saturates: bool) -> Profile:
     return Profile(activations=U8, weights=S7 if saturates else S8, products=False)
 
 
+def executorch(*, saturates: bool = False) -> Profile:
+    """For XNNPACK: s8 activations; it takes no layer whose result is not on a grid, the answer's neither.
+
+    Its kernels widen products to 32 bits, so that nothing saturates on any CPU.
+    """
+    return Profile(
+        activations=S8_AFFINE,
+        weights=S8,
+        outputs=LAYERS,
+        between=BETWEEN,
+        products=False,
+        clamped=True,
+        answers=True,
+    )
+
+
 def tensorrt() -> Profile:
     """Symmetric everywhere, zero points of zero, biases in float; on a grid before layers and around sums.
 
@@ -55,11 +72,12 @@ def tensorrt() -> Profile:
     return Profile(activations=S8_WHOLE, weights=S8_WHOLE, between=SUMS, products=False)
 
 
-BY_RUNTIME = {
+BY_RUNTIME: dict[str, Callable[..., Profile]] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "torch_compile": inductor,
     "aot_inductor": inductor,
+    "executorch": executorch,
 }
 
 

@@ -1,0 +1,73 @@
+"""Targets: which recipes each tries, a run on a phone's runtime, and runtimes that are not installed."""
+
+from __future__ import annotations
+
+import sys
+
+import jobs
+import pytest
+
+import karui
+from karui import presets, runtimes
+from karui.budget import Budget
+from karui.cli.main import main
+
+OFFERED = {"all", "cpu", "edge", "mobile"}
+
+
+@pytest.mark.parametrize("target", presets.names())
+def test_a_target_lists_runtimes_that_exist_each_recipe_once(target):
+    for budget in (Budget(), Budget(max_latency_s=1e-3)):
+        found = presets.recipes(target, budget)
+        assert {recipe.runtime.name for recipe in found} <= set(runtimes.names())
+        assert len(set(found)) == len(found) > 3
+
+
+def test_what_is_offered():
+    used = {
+        name: {recipe.runtime.name for recipe in presets.recipes(name, Budget())} for name in presets.names()
+    }
+    assert set(used) == OFFERED  # no browser, no gpu: their runtimes are not here yet
+    assert "executorch" in used["mobile"] and "executorch" not in used["cpu"]
+    assert used["all"] == used["cpu"] | used["edge"] | used["mobile"]
+    assert used["all"] == set(runtimes.names())
+
+
+@pytest.mark.gate
+def test_a_phones_runtime_takes_part_in_a_run(tmp_path):
+    pytest.importorskip("executorch")
+    result = karui.optimize(
+        jobs.mlp_task(),
+        karui.Target("mobile"),
+        budget=karui.Budget(max_drop=100),
+        out=tmp_path / "run",
+        settings=jobs.quick("fp32@executorch", "int8@executorch", "fp16@executorch"),
+    )
+    trials = {trial["recipe"]: trial for trial in result.facts["trials"]}
+    assert set(trials) == {"fp32@torch_eager", "fp32@executorch", "int8@executorch"}
+    for trial in trials.values():
+        assert trial["status"] in ("kept", "rejected"), trial["reason"]
+        assert trial["verification"]["status"] == "verified on runtime"
+        assert trial["speedup"]["ratio"] > 0 and trial["samples_s"]
+    assert trials["int8@executorch"]["executed"]["int8_macs"] == 1.0
+    assert trials["int8@executorch"]["speedup_same_runtime"]["against"] == "executorch-fp32"
+    assert "fp32@executorch" in result.table() and "not tried" in result.table()
+    assert [entry["recipe"] for entry in result.facts["refused"]] == ["fp16@executorch"]
+
+
+def test_a_missing_package_is_a_row_and_breaks_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "karui.runtimes.executorch", raising=False)
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    result = karui.optimize(
+        jobs.mlp_task(),
+        karui.Target("edge"),
+        out=tmp_path / "run",
+        settings=jobs.quick("fp32@executorch", "fp32@onnxruntime"),
+    )
+    assert {trial["recipe"] for trial in result.facts["trials"]} == {"fp32@torch_eager", "fp32@onnxruntime"}
+    assert [entry["reason"] for entry in result.facts["refused"]] == [
+        "not installed: pip install 'karui[executorch]'"
+    ]
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "not installed: pip install 'karui[executorch]'" in said and "targets: all, cpu" in said
