@@ -3,7 +3,7 @@
     python -m benchmarks.targets > benchmarks/results/targets.md
 
 ONNX Runtime runs in the same sessions, so that the numbers can be set beside those of a server
-(``grid_*.md``). Speeds are of the machine that runs this, at batch 1 on one thread, with their 95 % intervals.
+(``grid_*.md``). Speeds are of the machine that runs this, at batch 1 on one thread, in 95 % intervals.
 Needs ``make data`` and the checkpoints (``python -m benchmarks.networks.train``).
 """
 

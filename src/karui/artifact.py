@@ -24,7 +24,8 @@ from karui.units import Bytes
 MANIFEST = "manifest.json"
 SCHEMA = "karui.artifact/1"
 RANGES, RANGES_TENSORS = "ranges.json", "ranges.safetensors"  # the quantization table
-BESIDE = (RANGES, RANGES_TENSORS)  # what the runtime does not read
+CHECK, CHECK_ROWS = "verify_on_mac.py", "verify_on_mac.npz"  # to be run where the runtime is
+BESIDE = (RANGES, RANGES_TENSORS, CHECK, CHECK_ROWS)  # what the runtime does not read
 
 
 @dataclass(frozen=True)

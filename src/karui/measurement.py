@@ -76,10 +76,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """Status words are never merged: each says exactly what was done."""
+    """Status words are never merged: each says exactly what was done.
+
+    stands_in: why a reference interpreter answered instead of the runtime; empty where it did not.
+    """
 
     status: str  # "verified on runtime", "verified by reference", "rule-checked", "failed"
     checks: tuple[Check, ...] = ()
+    stands_in: str = ""
 
     @property
     def failure(self) -> str:

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from karui.errors import UsageError
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_dynamic")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_dynamic", "int8_weights")
 MEANING = {
     "fp32": "32-bit float everywhere",
     "bf16": "bfloat16 arithmetic",
     "fp16": "half precision (weights, and arithmetic where the runtime has it)",
     "int8": "static INT8: weights and activations, ranges from calibration data",
     "int8_dynamic": "dynamic INT8: weights stored, activation ranges found at run time",
+    "int8_weights": "weights stored in 8 bits or fewer, arithmetic in float",
 }
 Calibration = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]  # how ranges are found
 

@@ -9,8 +9,10 @@ import pytest
 
 import karui
 from karui import presets, runtimes
+from karui.bench.compare import compare
 from karui.budget import Budget
 from karui.cli.main import main
+from karui.errors import MeasureFailed
 
 OFFERED = {"all", "cpu", "edge", "mobile"}
 
@@ -28,7 +30,7 @@ def test_what_is_offered():
         name: {recipe.runtime.name for recipe in presets.recipes(name, Budget())} for name in presets.names()
     }
     assert set(used) == OFFERED  # no browser, no gpu: their runtimes are not here yet
-    assert "executorch" in used["mobile"] and "executorch" not in used["cpu"]
+    assert used["mobile"] == {"executorch", "coreml"} and not used["mobile"] & used["cpu"]
     assert used["all"] == used["cpu"] | used["edge"] | used["mobile"]
     assert used["all"] == set(runtimes.names())
 
@@ -53,6 +55,44 @@ def test_a_phones_runtime_takes_part_in_a_run(tmp_path):
     assert trials["int8@executorch"]["speedup_same_runtime"]["against"] == "executorch-fp32"
     assert "fp32@executorch" in result.table() and "not tried" in result.table()
     assert [entry["recipe"] for entry in result.facts["refused"]] == ["fp16@executorch"]
+
+
+@pytest.mark.gate
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is measured here")
+def test_what_cannot_run_here_is_verified_kept_and_listed_and_never_chosen(tmp_path, capsys):
+    pytest.importorskip("coremltools")
+    result = karui.optimize(
+        jobs.mlp_task(),
+        karui.Target("mobile"),
+        budget=karui.Budget(max_drop=100),
+        out=tmp_path / "run",
+        settings=jobs.quick("fp32@coreml", "int8_weights@coreml"),
+    )
+    trials = {trial["recipe"]: trial for trial in result.facts["trials"]}
+    for recipe in ("fp32@coreml", "int8_weights@coreml"):
+        trial = trials[recipe]
+        assert trial["status"] == "kept", trial["reason"]
+        assert trial["reason"] == "within budget; not measured on this host: Core ML runs on macOS only"
+        assert trial["verification"]["status"] == "verified by reference"
+        assert trial["verification"]["stands_in"] == "Core ML runs on macOS only"
+        assert trial["latency_s"] is trial["speedup"] is trial["samples_s"] is None  # no guessed time
+        assert trial["quality"]["n"] and trial["size_bytes"]
+    assert result.best is None and not set(result.facts["pareto"]) & {t["id"] for t in trials.values()} - {
+        "torch_eager-fp32"
+    }
+    assert result.facts["verdict"]["exit_code"] == 3
+    assert "not measured on this host: fp32@coreml" in result.facts["verdict"]["detail"]
+    assert "int8_weights@coreml" in result.table()
+    assert "not measured on this host" in (tmp_path / "run" / "report.md").read_text()
+
+    folder = tmp_path / "run" / "trials" / "coreml-fp32" / "artifact"
+    assert main(["verify", str(folder)]) == 0
+    shown = tmp_path / "bare"
+    assert main(["export", str(folder), "--to", str(shown), "--bare"]) == 0
+    assert (shown / "verify_on_mac.py").is_file() and (shown / "model.mlpackage").is_dir()
+    capsys.readouterr()
+    with pytest.raises(MeasureFailed, match="not measured on this host"):
+        compare([folder, folder], 1, 1, jobs.SHORT, jobs.PATIENT)
 
 
 def test_a_missing_package_is_a_row_and_breaks_nothing(tmp_path, monkeypatch, capsys):

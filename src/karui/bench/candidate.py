@@ -38,6 +38,7 @@ class Candidate:
         self.call_s: Seconds = 0.0
         self.load_s: Seconds = 0.0
         self.first_call_s: Seconds = 0.0
+        self.stands_in = ""  # why the worker asks a reference interpreter instead of the runtime
 
     def load(self) -> None:
         """Open the artifact and make its first call (compiling, for a just-in-time runtime)."""
@@ -51,6 +52,7 @@ class Candidate:
     def end_load(self) -> None:
         answer = self.child.answer()
         self.load_s, self.first_call_s = answer["load_s"], answer["first_call_s"]
+        self.stands_in = answer["stands_in"]
 
     def outputs(self, rows: Path, batch: int, index: Sequence[int]) -> list[Array]:
         """Flat outputs on the rows ``index`` of a folder of arrays, ``batch`` rows a call."""
@@ -69,7 +71,9 @@ class Candidate:
         self.child.pin(cpus)
 
     def warm(self) -> None:
-        """Warm up, and learn how long a call takes; done once."""
+        """Warm up, and learn how long a call takes; done once. A reference interpreter is never timed."""
+        if self.stands_in:
+            raise MeasureFailed("it is not measured on this host", why=self.stands_in)
         if not self.call_s:
             self.call_s = self.child.ask({"do": "warm", "seconds": WARM_AT_MOST_S})["call_s"]
 

@@ -49,7 +49,8 @@ class Worker:
         self.predict = runtime.load(self.artifact.folder, self.artifact.signature, self.threads)
         opened = time.perf_counter()
         self.predict(self.batch)
-        return {"load_s": opened - start, "first_call_s": time.perf_counter() - opened}
+        first_call_s = time.perf_counter() - opened
+        return {"load_s": opened - start, "first_call_s": first_call_s, "stands_in": runtime.stands_in()}
 
     def outputs(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answers for the rows ``index`` of a folder of arrays, ``batch`` a call, written to ``out``."""

@@ -73,10 +73,15 @@ def untried(recipe: Recipe) -> Trial:
 def measure(
     workshop: Workshop, artifact: Artifact, trial: Trial, trials: Sequence[Trial], pace: Pace
 ) -> Measurement:
-    """Open the artifact in a fresh process, verify and score it, then time it beside its baselines."""
+    """Open the artifact in a fresh process, verify and score it, then time it beside its baselines.
+
+    A reference interpreter that stands in for the runtime is not timed.
+    """
     with workshop.measured(artifact, trial.id) as candidate:
         measured = checked(workshop.job, candidate, trial)
         if measured.verification.failure:
+            return measured
+        if candidate.stands_in:
             return measured
         return timed(workshop, candidate, measured, trial, trials, pace)
 
@@ -245,12 +250,15 @@ def decide(measured: Measurement, job: Job, trials: Sequence[Trial]) -> tuple[st
     """Status and reason of a measured trial."""
     if failure := measured.verification.failure:
         return "failed", f"verification: {failure}"
-    if measured.quality is None or measured.timing is None or measured.speedup is None:
+    stands_in = measured.verification.stands_in
+    if measured.quality is None or not (stands_in or (measured.timing and measured.speedup)):
         raise MeasureFailed("a measurement is missing")
     if measured.quality.verdict == "baseline":
         return "kept", "baseline"
     if reason := against_budget(measured.quality) or against_limits(measured, job.budget):
         return "rejected", reason
+    if measured.speedup is None:
+        return "kept", f"within budget; not measured on this host: {stands_in}"
     return worth(measured, measured.speedup, trials)
 
 

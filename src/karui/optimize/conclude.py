@@ -162,7 +162,7 @@ def confirm(
 
 def pareto(trials: Sequence[Trial]) -> list[str]:
     """Ids of kept trials that no other beats in latency, quality drop and size at once."""
-    points = {t.id: point(t) for t in trials if t.kept}
+    points = {t.id: point(t) for t in by_latency(trials) if t.kept}
     return [
         a
         for a, mine in points.items()

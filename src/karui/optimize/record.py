@@ -65,7 +65,7 @@ def read_measurement(facts: Mapping[str, Any]) -> Measurement:
         for key in ("speedup", "speedup_compiled", "speedup_same_runtime")
     }
     parts = {
-        "verification": Verification(facts["verification"]["status"], checks),
+        "verification": Verification(**{**facts["verification"], "checks": checks}),
         "quality": read_quality(facts["quality"]),
         "timing": read_timing(facts["timing"]),
     }

@@ -178,7 +178,7 @@ def verdict(job: Job, done: Conclusion) -> dict[str, Any]:
     return {
         "exit_code": 3,
         "headline": f"nothing {'faster ' if kept else ''}met the budget: the original is kept",
-        "detail": fastest_words(done),
+        "detail": fastest_words(done) or unmeasured_words(done),
     }
 
 
@@ -193,3 +193,9 @@ def same_runtime_words(trial: Trial) -> str:
 def fastest_words(done: Conclusion) -> str:
     ahead = next((t for t in by_latency(done.trials) if not t.kept), None)
     return f"the fastest candidate, {ahead.recipe}, was rejected: {ahead.reason}" if ahead else ""
+
+
+def unmeasured_words(done: Conclusion) -> str:
+    """What is within the budget and could not be timed here is named, and never chosen."""
+    found = [t.recipe for t in done.trials if t.kept and t.measurement and t.measurement.timing is None]
+    return f"within the budget and not measured on this host: {', '.join(found)}" if found else ""

@@ -54,7 +54,8 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     trains: narrower networks are also trained.
     """
     here = [name for name in runtimes.names() if name not in ELSEWHERE]
-    grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in here]
+    precisions = [precision for precision in PRECISIONS if precision != "int8_weights"]
+    grid = [f"{precision}@{runtime}" for precision in precisions for runtime in here]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
     most_s = TRAINING_S if budget.time_s is None else min(TRAINING_S, TRAINING_SHARE * budget.time_s)

@@ -17,7 +17,8 @@ NARROWER = tuple(
 
 def recipes(budget: Budget) -> list[Recipe]:
     """Every runtime with every precision, then narrower networks. A limit on the latency is a goal too."""
-    grid = [f"{precision}@{runtime}" for precision in PRECISIONS for runtime in RUNTIMES]
+    precisions = [precision for precision in PRECISIONS if precision != "int8_weights"]
+    grid = [f"{precision}@{runtime}" for precision in precisions for runtime in RUNTIMES]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + int8@{runtime}" for runtime in RUNTIMES] if limit else []
     return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *NARROWER])]

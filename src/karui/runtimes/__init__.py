@@ -90,6 +90,12 @@ class Runtime(ABC):
     def casts_in_torch(self, precision: str) -> bool:
         """Whether the model shall be cast to ``precision`` in torch before it is captured."""
 
+    def stands_in(self) -> str:
+        """Why ``load`` gives a reference interpreter on this machine instead of the runtime; empty where it
+        does not. What stands in is verified and scored, and never timed.
+        """
+        return ""
+
     @abstractmethod
     def build(self, source: Source, folder: Path) -> Built:
         """Write everything ``load`` needs into the empty ``folder``."""
