@@ -30,8 +30,8 @@ COLUMNS = (
     "network", "runtime", "precision", "vs eager", "vs FP32, same runtime", "size", "points lost",
     "MACs in INT8", "outcome",
 )  # fmt: skip
-TRIAL = Pace(least=8, most=40, seconds=3.0)
-FINAL = Pace(least=20, most=100, seconds=10.0, openings=4, most_openings=6)
+TRIAL = Pace(least=6, most=20, seconds=1.5)
+FINAL = Pace(least=12, most=60, seconds=6.0, openings=3, most_openings=5)
 
 
 def main() -> None:

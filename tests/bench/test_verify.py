@@ -24,6 +24,7 @@ class Spoiled:
     x: np.ndarray
     spoil: object = None
     calls: int = 0
+    stands_in: str = ""
 
     def outputs(self, rows, batch, index):
         self.calls += 1
@@ -41,8 +42,8 @@ def artifact(tmp_path_factory):
 def check(artifact):
     x = np.random.default_rng(2).standard_normal((ROWS, 6)).astype(np.float32)
 
-    def run(spoil=None, precision="fp32", batch=4, reference=None, artifact=artifact):
-        candidate = Spoiled(artifact, x, spoil)
+    def run(spoil=None, precision="fp32", batch=4, reference=None, artifact=artifact, stands_in=""):
+        candidate = Spoiled(artifact, x, spoil, stands_in=stands_in)
         expected = Expected(artifact.folder, ROWS, [x @ WEIGHT], reference and [reference(x @ WEIGHT)])
         return verify(candidate, expected, precision, batch)
 
@@ -57,6 +58,13 @@ def test_right_answers_pass(check, precision, batch):
     sizes = sorted({1, batch, ROWS})
     names = [one.name for one in found.checks]
     assert [name for name in names if name.startswith("form")] == [f"form at batch {n}" for n in sizes]
+
+
+def test_status_words_are_not_merged(check):
+    found = check(stands_in="it runs elsewhere only")
+    assert (found.status, found.stands_in) == ("verified by reference", "it runs elsewhere only")
+    found = check(spoil=lambda answer, *_: 0 * answer, stands_in="it runs elsewhere only")
+    assert found.status == "failed" and "close to the original" in found.failure
 
 
 def garbage_from(size):
