@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.docs import pages
 from tests.runtimes.torch_source import answers_of, cosine, rows_of, source_of
 from torch import nn
 
@@ -178,19 +179,20 @@ PLAIN = """
 import sys
 sys.modules["karui"] = None
 import numpy as np, torch
-from executorch.runtime import Runtime
-method = Runtime.get().load_program(sys.argv[1]).load_method("forward")
-np.save(sys.argv[3], method.execute((torch.from_numpy(np.load(sys.argv[2])),))[0].numpy())
+x = torch.from_numpy(np.load(sys.argv[1]))
+{page}
+np.save(sys.argv[2], y.numpy())
 """
 
 
 @pytest.mark.gate
-def test_the_file_opens_in_plain_executorch_without_karui(net, made, tmp_path):
+def test_the_file_opens_without_karui_as_its_page_says(net, made, tmp_path):
     source, (folder, _) = net[1], made("int8")
     given, out = tmp_path / "rows.npy", tmp_path / "out.npy"
     np.save(given, rows(1, 8, 8)[:20])
-    command = [sys.executable, "-c", PLAIN, folder / "model.pte", given, out]
-    done = subprocess.run(command, capture_output=True, text=True)
+    (snippet,) = pages.blocks(pages.ROOT / "docs" / "runtimes" / "executorch.md", "python")
+    command = [sys.executable, "-c", PLAIN.replace("{page}", snippet), given, out]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(out), answered(folder, source, 20))
 

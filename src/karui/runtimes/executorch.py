@@ -68,7 +68,8 @@ class ExecuTorch(Runtime):
         return Built(executed, made.reference)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
-        engine._unsafe_reset_threadpool(threads)  # its pool reads no environment variable
+        if engine._threadpool_get_thread_count() != threads:  # the pool reads no environment variable
+            engine._unsafe_reset_threadpool(threads)  # unsafe for methods that were loaded before
         program = engine._load_program(str(folder / "model.pte"))
         return predictor(program, program.load_method("forward"), signature)
 
