@@ -48,6 +48,19 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(image.squeeze(1))[0][:, -1])
 
 
+class Attention(nn.Module):
+    """(n, 6, 8) -> (n, 3); what the layers read is read by norms outside of the delegate too"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(words).mean(1))
+
+
 def rows(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((ROWS, *shape), dtype=np.float32)
 
@@ -159,6 +172,20 @@ def test_recurrent_layers_are_unrolled(tmp_path):
     assert built.executed["delegated"]["sigmoid"] >= 5  # of each time step
     wanted = answers_of(model, source)
     assert np.abs(answered(folder, source) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_a_transformer_is_delegated_around_what_xnnpack_does_not_take(tmp_path):
+    torch.manual_seed(0)
+    model = Attention().eval()
+    source = source_of(model, rows(6, 8), tmp_path)
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    built = build(source, "int8", folder)
+    assert built.executed["int8_macs"] == 1.0 and built.executed["int8_kernels"] == 5
+    assert built.executed["subgraphs"] > 3
+    assert {"native_layer_norm", "view_copy"} <= {entry["op"] for entry in built.executed["fallback"]}
+    assert cosine(answered(folder, source), built.reference[0]) > 0.9999
+    assert cosine(answered(folder, source), answers_of(model, source)) > 0.999
 
 
 def test_a_layer_without_an_int8_kernel_is_named_and_may_stay_in_float(tmp_path):

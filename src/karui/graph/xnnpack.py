@@ -74,7 +74,23 @@ def from_table(source: Source, observer: str) -> Lowerable:
     told = "the quantized model could not be written for XNNPACK"
     with quiet(), torch.no_grad(), foreign(BuildFailed, told):
         emit_pt2e.rewrite(found.graph)
+        one_reader_each(found.graph)
         return Lowerable(bounded(found.graph, source), found.reference, found, stored)
+
+
+def one_reader_each(graph: GraphModule) -> None:
+    """Give every reader of a rounded activation a conversion to float of its own.
+
+    A conversion belongs to the kernel that reads it: shared between a kernel inside the delegate and one
+    outside, it would tie the two together in a circle.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.quantized_decomposed.dequantize_per_tensor.default:
+            for reader in list(node.users)[1:]:
+                with graph.graph.inserting_after(node):
+                    again = graph.graph.node_copy(node)
+                reader.replace_input_with(node, again)
+    graph.recompile()
 
 
 def stored_integers(graph: GraphModule) -> dict[str, str]:
