@@ -18,7 +18,7 @@ from karui.errors import BuildFailed, foreign
 from karui.graph.call import tensors_of
 from karui.graph.inductor_int8 import CALIBRATION_ROWS, path_of, pt2e
 from karui.graph.onnx import answers, batches, kept_in_float, quiet, refuse_learned
-from karui.graph.program import bare, export, open_exported, predictor
+from karui.graph.program import bare, delete_unread, export, open_exported, predictor
 from karui.graph.trace import ROOT, packet
 
 if TYPE_CHECKING:
@@ -121,21 +121,15 @@ def by_xnnpack(module: GraphModule, source: Source) -> GraphModule:
     quantizer.set_filter_function(lambda node: path_of(node) not in in_float)
     prepared = pt2e().prepare_pt2e(module, quantizer)
     watch(prepared, source.calibrate or source.probe, source.signature)
-    return converted(prepared)
+    converted: GraphModule = pt2e().convert_pt2e(prepared)
+    delete_unread(converted)
+    return converted
 
 
 def watch(prepared: GraphModule, arrays: Arrays, signature: Signature) -> None:
     """Dynamic INT8 too: one call fills the weights' observers."""
     for batch in batches(arrays, signature, CALIBRATION_ROWS):
         prepared(*tensors_of(batch).values())
-
-
-def converted(prepared: GraphModule) -> GraphModule:
-    from karui.graph.ranges.emit_pt2e import delete_unread
-
-    module: GraphModule = pt2e().convert_pt2e(prepared)
-    delete_unread(module)
-    return module
 
 
 def weight_name(program: Any, node: Any) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import numpy as np
 import torch
 
+from karui.artifact import CHECK, CHECK_ROWS
 from karui.errors import BuildFailed, Unsupported, foreign
 from karui.graph.capture import LARGEST_BATCH
 from karui.graph.mil import Package, is_stored
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from karui.data import Array, Arrays
     from karui.runtimes import Predict
 
-PACKAGE, SCRIPT, STORED = "model.mlpackage", "verify_on_mac.py", "verify_on_mac.npz"
+PACKAGE = "model.mlpackage"
 CHECKED_ROWS = 8
 aten = torch.ops.aten
 POOLS = (aten.max_pool1d.default, aten.max_pool2d.default, aten.avg_pool1d.default, aten.avg_pool2d.default)
@@ -210,11 +211,11 @@ def write_check(source: Source, package: Package, folder: Path) -> None:
     }
     for name, mine, theirs in zip(output_names(signature), reference, original, strict=True):
         stored |= {f"reference/{name}": mine, f"original/{name}": theirs}
-    np.savez(folder / STORED, allow_pickle=False, **stored)
-    (folder / SCRIPT).write_text(CHECK, encoding="utf-8")
+    np.savez(folder / CHECK_ROWS, allow_pickle=False, **stored)
+    (folder / CHECK).write_text(SCRIPT, encoding="utf-8")
 
 
-CHECK = '''"""Run on a Mac: python verify_on_mac.py. Needs coremltools and numpy.
+SCRIPT = '''"""Run on a Mac: python verify_on_mac.py. Needs coremltools and numpy.
 
 Compares Core ML's answers with those that were computed from this package elsewhere, and times it.
 """

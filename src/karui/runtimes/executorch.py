@@ -22,6 +22,7 @@ from karui.errors import BuildFailed, foreign
 from karui.graph.onnx import is_product, only_recurrent, quiet, refuses_rules
 from karui.graph.ranges.table import save_table
 from karui.graph.xnnpack import Lowerable, lowerable, weight_name
+from karui.numerics import Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ ROUNDING = ("quantize_per_tensor", "dequantize_per_tensor", "dequantize_per_chan
 class ExecuTorch(Runtime):
     """``calibration`` and ``quantizer`` (karui's table, or ExecuTorch's own) are of static INT8."""
 
-    calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "minmax"
+    calibration: Calibration = "minmax"
     quantizer: Literal["karui", "xnnpack"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:

@@ -36,6 +36,7 @@ class Grid:
 
 
 U8 = Grid(0, 255, symmetric=False)
+S8_AFFINE = Grid(-128, 127, symmetric=False)
 S8 = Grid(-127, 127, symmetric=True)
 S8_WHOLE = Grid(-128, 127, symmetric=True)
 S7 = Grid(-63, 63, symmetric=True)  # sums of two products with u8 stay inside of 16 bits
