@@ -5,6 +5,7 @@ from __future__ import annotations
 from karui import runtimes
 from karui.budget import Budget
 from karui.numerics import PRECISIONS
+from karui.presets import _narrower
 from karui.recipe import Recipe, parse_recipe
 
 FIRST = (
@@ -20,22 +21,7 @@ FIRST = (
     "fp32@torchscript",
     "fp32@aot_inductor",
 )
-# Narrower networks, mild ones first: what they win, and whether the budget allows it, is measured. Vector
-# kernels want widths in multiples: with any width, ONNX Runtime was measured slower than the wide network.
-NARROWER = tuple(
-    f"prune_channels:macs={share},multiple_of=8 + {precision}@{runtime}"
-    for share in ("0.75", "0.5", "0.25")
-    for precision in ("fp32", "int8")
-    for runtime in ("onnxruntime", "openvino")
-)
-# The same and narrower still with recovery, where there are data to train on.
-TRAINED = tuple(
-    f"prune_channels:macs={share},multiple_of=8 + finetune:steps=600,most_s=%g + {precision}@{runtime}"
-    for share in ("0.5", "0.25", "0.125")
-    for precision in ("fp32", "int8")
-    for runtime in ("onnxruntime", "openvino")
-)
-TRAINING_S, TRAINING_SHARE = 1200.0, 0.2  # most that one training may take; of the time of the whole run
+NARROWED = ("onnxruntime", "openvino")
 TIMED = ("fp32@onnxruntime", "fp32@openvino", "int8@onnxruntime", "int8@openvino")
 # No kernel of ONNX Runtime skips zeros: they make the file small, and nothing faster.
 SMALLER = tuple(
@@ -58,8 +44,7 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     grid = [f"{precision}@{runtime}" for precision in precisions for runtime in here]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
-    most_s = TRAINING_S if budget.time_s is None else min(TRAINING_S, TRAINING_SHARE * budget.time_s)
-    trained = [text % most_s for text in TRAINED] if trains else []
+    narrower = _narrower.calibrated(NARROWED) + (_narrower.trained(NARROWED, budget) if trains else [])
     smaller = SMALLER if budget.max_size_bytes else ()
-    ordered = dict.fromkeys([*FIRST, *goal, *NARROWER, *trained, *smaller, *grid, *LAST])
+    ordered = dict.fromkeys([*FIRST, *goal, *narrower, *smaller, *grid, *LAST])
     return [parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in here]
