@@ -17,6 +17,7 @@ TABLES = {
     "channels": [],
     "billion": [],
     "rounding": [],
+    "zeros": [],
     "distill": [],
     "latency": [],
     "int8": [],

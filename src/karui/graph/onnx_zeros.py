@@ -1,8 +1,8 @@
 """Weights that are mostly one value, stored in an ONNX file as where the others lie and what they are.
 
 The file stays plain ONNX: a function of standard operators puts each weight together, and ONNX Runtime
-computes it once, when the file is opened, and folds the result in; every bit and every kernel stay as they
-were. Places are written as one byte a weight that is there (the distance from the one before), or as one
+computes it once, when the file is opened, and folds the result in; every number (a -0.0 becomes 0.0) and every
+kernel stay as they were. Places are written as one byte a weight that is there (the distance from the one before), or as one
 bit for every weight, whichever is shorter. (NonZero would find the bits, but ONNX Runtime never folds it.)
 """
 
@@ -105,6 +105,7 @@ def packed_of(initializer: Any) -> Packed | None:
     if initializer.data_location == onnx.TensorProto.EXTERNAL or initializer.data_type not in packable():
         return None
     dense = onnx.numpy_helper.to_array(initializer)
+    dense = np.where(dense == 0, np.zeros((), dense.dtype), dense)  # masks leave many a -0.0
     if dense.nbytes < KEPT_BYTES:
         return None
     found = min(both(dense), key=lambda one: one.size_bytes)
@@ -134,7 +135,7 @@ def both(dense: Array) -> tuple[Packed, Packed]:
 
 
 def bits_of(dense: Array) -> Array:
-    """As whole numbers of the same width: -0.0 is not 0.0, and a NaN equals itself."""
+    """As whole numbers of the same width: a NaN equals itself."""
     return np.ascontiguousarray(dense).view(f"u{dense.dtype.itemsize}")
 
 
