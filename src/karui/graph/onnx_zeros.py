@@ -1,9 +1,10 @@
 """Weights that are mostly one value, stored in an ONNX file as where the others lie and what they are.
 
 The file stays plain ONNX: a function of standard operators puts each weight together, and ONNX Runtime
-computes it once, when the file is opened, and folds the result in; every number (a -0.0 becomes 0.0) and every
-kernel stay as they were. Places are written as one byte a weight that is there (the distance from the one before), or as one
-bit for every weight, whichever is shorter. (NonZero would find the bits, but ONNX Runtime never folds it.)
+computes it once, when the file is opened, and folds the result in; every number (a -0.0 becomes 0.0) and
+every kernel stay as they were. Places are written as one byte a weight that is there (the distance from the
+one before), or as one bit for every weight, whichever is shorter. (NonZero would find the bits, but ONNX
+Runtime never folds it.)
 """
 
 from __future__ import annotations
