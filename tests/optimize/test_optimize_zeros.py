@@ -72,8 +72,11 @@ def test_the_account_tells_where_the_zeros_are(run, trials):
 
 
 def test_the_preset_offers_zeros_where_the_size_is_limited():
-    def steps(budget):
-        return {str(step) for recipe in cpu.recipes(budget) for step in recipe.steps}
+    def steps(budget, **how):
+        return {str(step) for recipe in cpu.recipes(budget, **how) for step in recipe.steps}
 
-    assert STEP in steps(Budget(max_size_bytes=10_000))
-    assert STEP not in steps(Budget())
+    small = Budget(max_size_bytes=10_000)
+    assert STEP in steps(small)
+    assert STEP not in steps(Budget(), trains=True)
+    assert any(text.startswith("iterative:") for text in steps(small, trains=True))
+    assert not any(text.startswith("iterative:") for text in steps(small))

@@ -22,6 +22,8 @@ ACCOUNT = {
     "form": "graph",
     "damage": 0.012,
     "cut_error": 2e-7,
+    "curve": {"0.437": 0.5, "0.200": 2.25},
+    "stopped": "round 3 changed 9 % of the <answers>",
 }
 
 
@@ -71,6 +73,12 @@ def test_a_latency_is_told_as_predicted_and_as_timed():
     assert "of 8 +31%" in text
 
 
+def test_pruning_in_rounds_is_told_and_drawn():
+    text = html(narrowed())
+    assert "43.7% left: 0.50 % → 20.0% left: 2.25 %; round 3 changed 9 % of the &lt;answers&gt;" in text
+    assert "56% gone: 0.5, 80% gone: 2.2" in text
+
+
 def test_the_table_says_by_how_much_it_is_narrower():
     assert "MACs 1/2.01, parameters 1/2.50; QGemm x1" in html(narrowed())
     assert f"{STEP} + int8@onnxruntime" in markdown(narrowed())
@@ -90,6 +98,7 @@ def test_an_account_of_odd_form_does_no_harm():
         [],
         {STEP: None},
         {STEP: {"kept": {"a": "x of y"}, "macs": [1, 0], "left": 3, "sensitivity": [1], "latency": 2}},
+        {STEP: {"curve": {"x": 1, "0.5": "y"}, "stopped": 3}},
         {STEP: {"kept": {"a": "1 of 2"}, "sensitivity": {"a": "0:x 1:2", "b": 4}, "stairs": {"8": "x"}}},
     ):
         best["executed"]["steps"] = steps_found

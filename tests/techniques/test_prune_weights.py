@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 import karui
 from karui.errors import UsageError
-from karui.graph.inspect import state_digest
+from karui.graph.inspect import private_copy, state_digest
 from karui.graph.patterns import follows, parse_pattern
 
 torch.set_num_threads(1)
@@ -212,3 +213,28 @@ def test_without_data_only_what_needs_none(model):
         PruneWeights().apply(copy.deepcopy(model), given)
     found = PruneWeights(importance="l1", compensate=False).apply(copy.deepcopy(model), given)
     assert zeros(found.model) == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.gate
+def test_masks_of_torch_become_plain_zeros_in_the_copy_and_stay_in_the_original(data):
+    torch.manual_seed(0)
+    model = Net().eval()
+    parts = [(model.stem, "weight"), (model.depth, "weight"), (model.head, "weight")]
+    torch_prune.global_unstructured(parts, pruning_method=torch_prune.L1Unstructured, amount=0.5)
+    torch_prune.l1_unstructured(model.head, "weight", amount=0.5)  # twice: a chain of masks
+    torch_prune.ln_structured(model.point, "weight", amount=0.25, n=2, dim=0)
+    names, x = list(model.state_dict()), torch.from_numpy(data)
+    copied = private_copy(model)
+    assert sorted(copied.state_dict()) == sorted(Net().state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(copied(x), model(x), rtol=0, atol=0)
+    assert not any(bool(torch.signbit(p[p == 0]).any()) for p in copied.parameters())
+    pruned = prune(model, data, "sparsity=0.8").model
+    assert zeros(pruned) == pytest.approx(0.8, abs=0.01)
+    for part, name in parts:
+        assert bool((pruned.get_submodule(path_of(model, part)).weight[getattr(part, name) == 0] == 0).all())
+    assert list(model.state_dict()) == names
+
+
+def path_of(model, part):
+    return next(path for path, one in model.named_modules() if one is part)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from karui.errors import UsageError, foreign
@@ -44,12 +45,29 @@ class ModelFacts:
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode on the CPU; the user's object is never touched again."""
+    """A copy in eval mode on the CPU; the user's object is never touched again.
+
+    Masks of ``torch.nn.utils.prune`` are made permanent in it: zeros in plain parameters.
+    """
     fix = "give a function that makes the model"
     with foreign(UsageError, "the model cannot be copied", fix=fix), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        twin = copy.deepcopy(model)
+        memo = {id(weight): weight.detach().clone() for _, _, weight in masked(model)}  # they have a history
+        twin = copy.deepcopy(model, memo)
+        for part, name, _ in masked(twin):
+            prune.remove(part, name)  # type: ignore[no-untyped-call]
+            getattr(part, name).data.add_(0.0)  # a masked negative weight is -0.0
     return twin.cpu().eval()
+
+
+def masked(model: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
+    """Modules, names and values of the weights that torch.nn.utils.prune computes before each call."""
+    return [
+        (part, hook._tensor_name, getattr(part, hook._tensor_name))
+        for part in model.modules()
+        for hook in part._forward_pre_hooks.values()
+        if isinstance(hook, prune.BasePruningMethod)
+    ]
 
 
 def modes_of(model: nn.Module) -> dict[str, bool]:

@@ -29,6 +29,10 @@ SMALLER = tuple(
     for share in ("0.8", "0.9")
     for precision in ("fp32", "int8")
 )
+SPARSEST = tuple(
+    f'iterative:prune="prune_weights:sparsity=0.95",rounds=3,recover=["finetune:steps=300"] + {what}'
+    for what in ("fp32@onnxruntime", "int8@onnxruntime")
+)
 ELSEWHERE = ("executorch", "coreml")  # made for phones and boards: they have presets of their own
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 
@@ -45,6 +49,6 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
     narrower = _narrower.calibrated(NARROWED) + (_narrower.trained(NARROWED, budget) if trains else [])
-    smaller = SMALLER if budget.max_size_bytes else ()
+    smaller = (*SMALLER, *(SPARSEST if trains else ())) if budget.max_size_bytes else ()
     ordered = dict.fromkeys([*FIRST, *goal, *narrower, *smaller, *grid, *LAST])
     return [parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in here]

@@ -25,7 +25,7 @@ def changes(run: Run) -> str:
 
 def one_step(name: str, account: Json) -> str:
     facts = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in told(account))
-    widths = widths_table(account)
+    widths = rounds_curve(account) + widths_table(account)
     reasons = left(account)
     return f"<h3><code>{escape(name)}</code></h3><dl class=pairs>{facts}</dl>{widths}{reasons}"
 
@@ -37,7 +37,7 @@ def told(account: Json) -> list[tuple[str, str]]:
         title = "MACs a sample" if name == "MACs" else name
         change = f"{words.big_count(before)} → {words.big_count(after)}"
         found.append((title, f"{change} (1/{before / after:.2f})"))
-    found += timed(account) + learned(account)
+    found += timed(account) + learned(account) + in_rounds(account)
     for key, title in (
         ("damage", "damage before the task's score"),
         ("cut_error", "cut against masked model"),
@@ -66,6 +66,22 @@ def timed(account: Json) -> list[tuple[str, str]]:
         costs = ", ".join(f"of {step} +{fields.number(stairs, step) or 0:.0%}" for step in stairs)
         found.append(("layers whose widths are no multiples", costs))
     return found
+
+
+def in_rounds(account: Json) -> list[tuple[str, str]]:
+    """Of pruning in rounds: how many answers had changed when so much was left."""
+    parts = [f"{stays:.1%} left: {changed:.2f} %" for stays, changed in rounds_of(account)]
+    stopped = fields.text(account, "stopped")
+    told = " → ".join(parts) + (f"; {stopped}" if stopped else "")
+    return [("answers changed, round by round", told)] if parts else []
+
+
+def rounds_of(account: Json) -> list[tuple[float, float]]:
+    """The share that stays and the percentage of answers changed, of each round; empty for anything else."""
+    curve = fields.at(account, "curve")
+    if not isinstance(curve, Mapping):
+        return []
+    return [pair for stays, changed in curve.items() for pair in points_of(f"{stays}:{changed}")]
 
 
 def learned(account: Json) -> list[tuple[str, str]]:
@@ -138,6 +154,13 @@ def sparkline(points: Sequence[tuple[float, float]], most: float) -> str:
         f'<svg class="curve" viewBox="0 0 100 20" role="img"><title>{escape(words)}</title>'
         f'<polyline points="{path}"/></svg>'
     )
+
+
+def rounds_curve(account: Json) -> str:
+    """Answers changed over what is gone, round after round, from the whole model."""
+    points = [(0.0, 0.0), *((1 - stays, changed) for stays, changed in rounds_of(account))]
+    curve = sparkline(points, max(changed for _, changed in points))
+    return f"<p>{curve}</p>" if curve else ""
 
 
 def left(account: Json) -> str:
