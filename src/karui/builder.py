@@ -17,10 +17,11 @@ from karui.data import open_arrays, save_arrays
 from karui.numerics import parse_numerics
 from karui.process import serve
 from karui.recipe import Recipe, parse_named
+from karui.target import Target
 
 
 def request(
-    source: Path, signature: Signature, recipe: Recipe, data: Path, folder: Path, threads: int
+    source: Path, signature: Signature, recipe: Recipe, data: Path, folder: Path, target: Target
 ) -> dict[str, Any]:
     """The message that asks for a build of ``source`` into the empty ``folder``.
 
@@ -34,7 +35,8 @@ def request(
         "runtime": str(recipe.runtime),
         "data": str(data),
         "folder": str(folder),
-        "threads": threads,
+        "threads": target.threads,
+        "batch": target.batch,
     }
 
 
@@ -48,6 +50,7 @@ def answer(message: Mapping[str, Any]) -> dict[str, Any]:
         calibrate=open_arrays(data / "calibrate"),
         probe=open_arrays(data / "probe"),
         threads=message["threads"],
+        batch=message["batch"],
     )
     built = runtimes.load(parse_named(message["runtime"])).build(source, folder)
     if built.reference is not None:

@@ -85,7 +85,7 @@ class Workshop:
     def write(self, source: tuple[Path, Signature], recipe: Recipe, draft: Path) -> Artifact:
         """Build ``source`` into the empty folder ``draft``."""
         signature, threads = source[1], self.job.target.threads
-        message = request(source[0], signature, recipe, self.job.data, draft, threads)
+        message = request(source[0], signature, recipe, self.job.data, draft, self.job.target)
         with foreign(BuildFailed, "the build failed"):
             answer = self.ask_builder(message)
         artifact = Artifact(

@@ -56,6 +56,7 @@ class Source:
         says so) and, where tracing worked, ``traced.pt``; or ``model.onnx`` for a model given so.
     calibrate: input arrays, each (n, ...), for ranges.
     probe: input arrays on which ``Built.reference`` is computed.
+    batch: samples of a call where it will run.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Source:
     calibrate: Arrays
     probe: Arrays
     threads: int = 1
+    batch: int = 1
 
 
 @dataclass(frozen=True)

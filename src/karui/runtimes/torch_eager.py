@@ -1,17 +1,23 @@
 """PyTorch in eager mode: the reference every other runtime is compared with.
 
 The exported program is run operation by operation with PyTorch's own kernels. Its call wrapper
-(guards, nested-input handling) is taken off, so that it is no slower than the original module.
+(guards, nested-input handling) is taken off, so that it is no slower than the original module. With
+``sparse`` linear layers that are mostly zero run as compressed rows where that was measured to be faster.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from karui.errors import Unsupported
+from karui.graph import csr
+from karui.graph.call import tensors_of
+from karui.graph.capture import repeat
 from karui.graph.program import open_exported, open_program, save_exported
 from karui.graph.program import predictor as predictor_of
 from karui.runtimes import Ask, Built, Runtime, Source
@@ -20,10 +26,16 @@ if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.runtimes import Predict
 
+LAYERS = "sparse.json"  # paths of the weights that run as compressed rows
+
 
 @final
 @dataclass(frozen=True)
 class TorchEager(Runtime):
+    """sparse: time each mostly zero linear layer at the target's batch, and use CSR where it is faster."""
+
+    sparse: bool = False
+
     def refuses(self, ask: Ask) -> str | None:
         if ask.form != "torch":
             return "the model was given as ONNX: there is no torch module to run"
@@ -31,6 +43,8 @@ class TorchEager(Runtime):
             return "it runs the whole model in one precision"
         if ask.numerics.default.startswith("int8"):
             return "PyTorch's eager INT8 kernels belong to a deprecated package"
+        if self.sparse and ask.numerics.default != "fp32":
+            return "PyTorch multiplies compressed rows in FP32 only"
         return None
 
     def casts_in_torch(self, precision: str) -> bool:
@@ -38,9 +52,30 @@ class TorchEager(Runtime):
 
     def build(self, source: Source, folder: Path) -> Built:
         save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
-        precision = source.numerics.default
-        return Built({"precision": precision, "detail": f"PyTorch {torch.__version__} kernels"})
+        facts = {"precision": source.numerics.default, "detail": f"PyTorch {torch.__version__} kernels"}
+        return Built(facts | self.as_rows(source, folder) if self.sparse else facts)
+
+    def as_rows(self, source: Source, folder: Path) -> dict[str, Any]:
+        """Choose the layers that run as CSR; raises Unsupported where none is faster so."""
+        torch.set_num_threads(source.threads)
+        rows = source.batch if source.signature.dynamic_batch else source.signature.batch
+        inputs = list(tensors_of(repeat(source.calibrate, rows)).values())
+        layers = csr.timed(open_program(folder / "model.pt2"), inputs)
+        chosen = [layer for layer in layers if layer.worth]
+        if not chosen:
+            why = "; ".join(map(str, sorted(layers, key=lambda one: -one.ratio)[:3]))
+            raise Unsupported(
+                f"no layer is faster as a sparse matrix at batch {rows}",
+                why=why or "no linear layer is mostly zero",
+                fix="a larger batch or more zeros; zeros also make files smaller: fp32@onnxruntime",
+            )
+        (folder / LAYERS).write_text(json.dumps([layer.path for layer in chosen]), encoding="utf-8")
+        told = f"{len(chosen)} layer(s) as CSR: {'; '.join(map(str, chosen[:3]))}"
+        return {"detail": f"PyTorch {torch.__version__} kernels, {told}", "csr_layers": len(chosen)}
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)
-        return predictor_of(open_program(folder / "model.pt2"), signature)
+        graph, layers = open_program(folder / "model.pt2"), folder / LAYERS
+        if layers.is_file():
+            graph = csr.put_in(graph, dict.fromkeys(json.loads(layers.read_text(encoding="utf-8"))))
+        return predictor_of(graph, signature)

@@ -1,0 +1,82 @@
+"""Zeros as time: mostly zero linear layers as compressed rows in PyTorch, beside the same network dense.
+
+    python -m benchmarks.csr > benchmarks/results/csr.md
+
+Networks of random weights: only time is looked at, end to end, by karui's own bench in one session a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import karui
+from karui.optimize import Settings
+
+WAYS = ("fp32@torch_eager", "fp32@torch_eager:sparse=true", "fp32@onnxruntime", "fp32@openvino")
+
+
+class FeedForward(nn.Module):
+    """The feed-forward half of a transformer block: (n, 32, 256) -> (n, 32, 256)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.wide, self.back = nn.LayerNorm(256), nn.Linear(256, 1024), nn.Linear(1024, 256)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.back(nn.functional.gelu(self.wide(self.norm(x))))
+
+
+def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    wide = nn.Sequential(
+        nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
+    )
+    return {"MLP 784-1024-1024-10": (wide, (784,)), "transformer feed-forward": (FeedForward(), (32, 256))}
+
+
+def measured(model: nn.Module, shape: tuple[int, ...], zeros: float, batch: int) -> list[dict]:
+    x = torch.randn(256, *shape, generator=torch.Generator().manual_seed(0))
+    task = karui.Task(model.eval(), x[:4], calibrate=[x], select=[x], score=distance)
+    step = f"prune_weights:sparsity={zeros},importance=l1,compensate=false"
+    recipes = tuple(f"{step} + {way}" for way in WAYS)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        found = karui.optimize(task, max_drop=1e9, batch=batch, out=out, settings=Settings(recipes))
+        return [trial for trial in found.facts["trials"] if " + " in trial["recipe"]]
+
+
+def distance(output, target):
+    """No task is solved here: every answer counts alike."""
+    return torch.zeros(len(output))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--zeros", nargs="+", type=float, default=[0.8, 0.9, 0.95])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 256])
+    args = parser.parse_args()
+    print("# Zeros as time: linear layers as compressed rows in PyTorch\n")
+    print("Speed over the dense network in eager PyTorch, one thread, 95 % intervals;")
+    print("made by `python -m benchmarks.csr`.")
+    for name, (model, shape) in networks().items():
+        print(f"\n## {name}\n\n| zeros | batch | runtime | vs dense eager | |\n|--:|--:|---|---|---|")
+        for zeros in args.zeros:
+            for batch in args.batches:
+                for trial in measured(model, shape, zeros, batch):
+                    row(zeros, batch, trial)
+
+
+def row(zeros: float, batch: int, trial: dict) -> None:
+    ratio, way = trial.get("speedup"), trial["recipe"].rpartition(" + ")[2]
+    speed = f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else ""
+    told = trial["executed"].get("detail", "") if ratio else trial["reason"]
+    print(f"| {zeros:.0%} | {batch} | `{way}` | {speed} | {told} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

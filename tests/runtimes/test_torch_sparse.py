@@ -1,0 +1,84 @@
+"""Mostly zero linear layers as compressed rows in PyTorch: the same answers, and only where it is faster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.runtimes.torch_source import source_of
+from torch import nn
+from torch.nn import functional
+
+from karui import runtimes
+from karui.errors import Unsupported
+from karui.graph import csr
+from karui.numerics import parse_numerics
+from karui.runtimes.torch_eager import LAYERS, TorchEager
+
+SPARSE = TorchEager(sparse=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.booleans(), st.floats(0, 1))
+def test_products_are_those_of_the_dense_weight(outputs, inputs, tokens, biased, zeros):
+    torch.manual_seed(0)
+    weight = torch.randn(outputs, inputs) * (torch.rand(outputs, inputs) >= zeros)
+    bias = torch.randn(outputs) if biased else None
+    for x in (torch.randn(4, inputs), torch.randn(2, tokens, inputs)):
+        found = csr.product(x, csr.compressed(weight), bias)
+        torch.testing.assert_close(found, functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+
+
+class Feed(nn.Module):
+    """Two wide layers on tokens, of which one is mostly zero, and a head."""
+
+    def __init__(self, zeros: float) -> None:
+        super().__init__()
+        self.wide, self.back, self.head = nn.Linear(64, 2048), nn.Linear(2048, 64), nn.Linear(64, 3)
+        with torch.no_grad():
+            for layer in (self.wide, self.back):
+                layer.weight.mul_(torch.rand_like(layer.weight) >= zeros)
+
+    def forward(self, x):
+        return self.head(x + self.back(torch.relu(self.wide(x))))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    return lambda zeros: source_of(Feed(zeros).eval(), rows, tmp_path_factory.mktemp("csr"))
+
+
+@pytest.mark.gate
+def test_layers_are_chosen_by_their_time_and_answer_as_before(source, tmp_path):
+    given_ = dataclasses.replace(source(0.98), batch=64)
+    built = SPARSE.build(given_, tmp_path)
+    assert built.executed["csr_layers"] >= 1
+    assert "as CSR: " in built.executed["detail"]
+    chosen = json.loads((tmp_path / LAYERS).read_text())
+    assert not any("head" in path for path in chosen)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    TorchEager().build(given_, plain)
+    for rows in (1, 7, 64):
+        x = {name: array[:rows] for name, array in given_.probe.items()}
+        one, other = (SPARSE.load(folder, given_.signature, 1)(x)[0] for folder in (tmp_path, plain))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize(("zeros", "reason"), [(0.6, "60% zeros"), (0.1, "no linear layer is mostly zero")])
+def test_where_it_is_not_faster_nothing_is_made_and_the_reason_says_so(source, tmp_path, zeros, reason):
+    with pytest.raises(Unsupported, match="no layer is faster as a sparse matrix at batch 1") as error:
+        SPARSE.build(source(zeros), tmp_path)
+    assert reason in error.value.why
+
+
+def test_half_precision_is_refused():
+    assert "FP32 only" in SPARSE.refuses(runtimes.Ask(parse_numerics("bf16")))
