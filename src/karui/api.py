@@ -177,6 +177,8 @@ def prune(
     steps = steps_of(technique)
     if len(steps) > 1:
         raise UsageError("prune takes one technique", fix="karui.apply takes several steps")
+    if steps[0].ZEROES and not consume:
+        return alone.train(task, steps)
     return alone.prune(task, steps[0], consume=consume)
 
 

@@ -38,6 +38,20 @@ def test_it_tells_what_went_what_stayed_and_the_score(cli, task_file, tmp_path):
     assert found.model[0].out_features == 16
 
 
+def test_zeros_are_kept_and_opened_again(cli, task_file, tmp_path):
+    said = cli("prune", task_file, "--sparsity", "0.75", "--out", "sparse")
+    assert said.code == 0, said.err
+    assert "prune_weights:sparsity=0.75" in said.out
+    assert "top1: 100.00 → " in said.out
+    found = karui.load_pruned(tmp_path / "sparse", jobs.mlp())
+    weights = [p for p in found.model.parameters() if p.ndim > 1]
+    zeros = sum(int((p == 0).sum()) for p in weights) / sum(p.numel() for p in weights)
+    assert zeros == pytest.approx(0.75, abs=0.01)
+    assert "0.weight" in said.out
+    said = cli("prune", task_file, "--pattern", "2:4", "--json", "--out", "pairs")
+    assert json.loads(said.out)["recipe"] == 'prune_weights:pattern="2:4"'
+
+
 def test_json_is_alone_on_standard_output(cli, task_file):
     said = cli("prune", task_file, "--macs", "0.6", "--option", "multiple_of=4", "--out", "narrow", "--json")
     facts = json.loads(said.out)
@@ -69,6 +83,9 @@ def test_without_validation_data_no_score_is_told(cli, tmp_path):
 WRONG = [
     (["--ratio", "0.5", "--macs", "0.5"], "not allowed with"),
     (["--ratio", "half"], "invalid float"),
+    (["--ratio", "0.5", "--pattern", "2:4"], "--pattern is of zeros"),
+    (["--sparsity", "0.5", "--macs", "0.5"], "not allowed with"),
+    (["--sparsity", "1.5"], "between 0 and 1"),
     (["--ratio", "1.5"], "must lie between 0 and 1"),
     (["--option", "colour=red"], "no option 'colour'"),
     (["--option", "norm"], "is not option=value"),

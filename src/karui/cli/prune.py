@@ -1,9 +1,11 @@
-"""Make your model narrower and nothing else: channels, heads and hidden units removed, no training.
+"""Prune your model and nothing else: channels, heads and hidden units removed, or single weights set to
+zero (--sparsity, --pattern); no training.
 
 For example:
 
     karui prune task.py:task --macs 0.5
     karui prune net.py:build --calibrate data.py:images --ratio 0.25 --option multiple_of=8
+    karui prune task.py:task --sparsity 0.9
 
 Validation data are not needed; with them the score before and after is told. The new folder holds
 the weights and what was kept: karui.load_pruned(folder, net) opens it. Exit codes are listed by
@@ -23,7 +25,8 @@ from karui.errors import UsageError
 if TYPE_CHECKING:
     from karui.recipe import Named
 
-GOALS = ("ratio", "macs", "parameters")
+GOALS = ("ratio", "macs", "parameters", "sparsity")
+OF_WEIGHTS = ("sparsity", "pattern")  # options of prune_weights; the others are of prune_channels
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +36,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--ratio", type=float, metavar="0.5", help="share of each layer's units that goes")
     goal.add_argument("--macs", type=float, metavar="0.5", help="share of multiply-accumulates that stays")
     goal.add_argument("--parameters", type=float, metavar="0.5", help="share of parameters that stays")
+    goal.add_argument("--sparsity", type=float, metavar="0.9", help="share of weights that becomes zero")
+    parser.add_argument("--pattern", metavar="2:4", help="of zeros: any, 2:4, 4x1, kernel, row or column")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any option of prune_channels as in recipes, e.g. importance=ln (repeatable)",
+        help="any option of prune_channels, or of prune_weights, as in recipes (repeatable)",
     )
     parser.add_argument("--out", type=Path, help="new folder (default: a new one under karui-pruned)")
     declare_json(parser)
@@ -61,10 +66,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def technique_of(args: argparse.Namespace) -> Named:
+    """Raises UsageError for a goal of channels together with a pattern of zeros."""
     from karui.recipe import Named, parse_option
 
-    goals = [(name, getattr(args, name)) for name in GOALS if getattr(args, name) is not None]
-    return Named("prune_channels", (*goals, *(parse_option(text, "--option") for text in args.option)))
+    given = [(name, getattr(args, name)) for name in (*GOALS, "pattern") if getattr(args, name) is not None]
+    weights = any(name in OF_WEIGHTS for name, _ in given)
+    if weights and (other := [name for name, _ in given if name not in OF_WEIGHTS]):
+        fix = f"leave out --pattern, or --{other[0]}"
+        raise UsageError(f"--pattern is of zeros, and --{other[0]} of channels", fix=fix)
+    name = "prune_weights" if weights else "prune_channels"
+    return Named(name, (*given, *(parse_option(text, "--option") for text in args.option)))
 
 
 def show(recipe: str, folder: Path, facts: Any, *, as_json: bool) -> None:

@@ -92,9 +92,11 @@ class Technique(ABC):
     """One verb and no state in between; subclasses are final frozen dataclasses.
 
     TIMED: options that, when given, let the outcome depend on the clock, and so on the runtime.
+    ZEROES: whether it prunes by zeros alone, so that the model keeps its form.
     """
 
     TIMED: ClassVar[frozenset[str]] = frozenset()
+    ZEROES: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, model: nn.Module, data: Given) -> Applied:

@@ -71,6 +71,8 @@ class PruneWeights(Technique):
     samples: int = 1024
     seed: int = 0
 
+    ZEROES = True
+
     def apply(self, model: nn.Module, data: Given) -> Applied:
         self.check(data)
         with torch.no_grad():
