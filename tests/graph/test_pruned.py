@@ -312,3 +312,17 @@ def test_states_of_other_shapes_are_refused(pruned):
     state["state"][0]["exp_avg"] = torch.zeros(7)
     with pytest.raises(Unsupported, match="exp_avg of conv.weight"):
         pruned.optimizer_state(state)
+
+
+@pytest.mark.gate
+def test_zeros_take_no_room_in_the_folder(tmp_path):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 8)).eval(), torch.randn(200, 64)
+    task = karui.Task(net, x[:4], calibrate=[x])
+    found = karui.prune(task, "prune_weights:sparsity=0.95")
+    found.save(tmp_path / "sparse")
+    dense = sum(p.numel() * 4 for p in net.parameters())
+    assert (tmp_path / "sparse" / "model.safetensors").stat().st_size < 0.2 * dense
+    again = karui.load_pruned(tmp_path / "sparse", net).model
+    for name, weight in found.model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)

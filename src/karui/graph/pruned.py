@@ -28,11 +28,14 @@ from karui.graph.cut.in_module import replace as put
 from karui.graph.cut.in_module import stored
 from karui.graph.cut.positions import kept_of, spread
 from karui.graph.inspect import modes_of, private_copy, with_modes
+from karui.graph.packing import Packed, packed, unpacked
 from karui.graph.trace import ROOT, trace
 from karui.graph.units import find_units
 
 SCHEMA = "karui.pruned/1"
 MANIFEST, WEIGHTS = "pruned.json", "model.safetensors"
+PACKED = (torch.float32, torch.float16)  # what is mostly zero in these is stored without its zeros
+PARTS = ("fill", "places", "values")
 BODY = "body."  # where a module of the form "graph" holds its graph
 MADE_ROWS = 8
 AGAIN = "construct the model by the code that was pruned"
@@ -134,9 +137,10 @@ def save_pruned(pruned: Pruned, folder: Path) -> Path:
         draft = Path(scratch) / "draft"
         draft.mkdir()
         tensors, tied = apart(named(pruned))
+        tensors, sparse = without_zeros(tensors)
         safetensors.torch.save_file(tensors, draft / WEIGHTS)
         files = {WEIGHTS: sha256(draft / WEIGHTS)}
-        facts = {"schema": SCHEMA, **asdict(pruned.manifest), "tied": tied, "files": files}
+        facts = {"schema": SCHEMA, **asdict(pruned.manifest), "tied": tied, "files": files, "packed": sparse}
         (draft / MANIFEST).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
         publish(draft, folder)
     return folder
@@ -164,6 +168,28 @@ def apart(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     tied = {name: one for name, t in tensors.items() if (one := first.setdefault(id(t), name)) != name}
     found = {name: own(tensor.detach()) for name, tensor in tensors.items() if name not in tied}
     return found, tied
+
+
+def without_zeros(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights that are mostly zero in three tensors each, and how to put them together again."""
+    found, forms = dict(tensors), dict[str, Any]()
+    for name, tensor in tensors.items():
+        one = packed(tensor.cpu().numpy()) if tensor.dtype in PACKED else None
+        if one is not None:
+            del found[name]
+            forms[name] = {"form": one.form, "shape": one.shape}
+            parts = (one.fill, one.places, one.values)
+            found |= {f"{name}:{key}": torch.from_numpy(part) for key, part in zip(PARTS, parts)}
+    return found, forms
+
+
+def with_zeros(tensors: dict[str, Tensor], forms: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The inverse."""
+    for name, one in forms.items():
+        fill, places, values = (tensors.pop(f"{name}:{key}").numpy() for key in PARTS)
+        whole = unpacked(Packed(one["form"], fill, places, values, tuple(one["shape"])))
+        tensors[name] = torch.from_numpy(whole)
+    return tensors
 
 
 def own(tensor: Tensor) -> Tensor:
@@ -202,6 +228,7 @@ def opened(folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
     with foreign(Tampered, f"{path} cannot be read"):
         facts = json.loads(path.read_text(encoding="utf-8"))
         schema, tied, files = (facts.pop(key) for key in ("schema", "tied", "files"))
+        sparse = facts.pop("packed", {})
     if schema != SCHEMA:
         raise UsageError(f"{path} has the unknown schema {schema!r}", fix=f"this karui reads {SCHEMA}")
     with foreign(Tampered, f"{path} cannot be read"):
@@ -209,7 +236,7 @@ def opened(folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
         weights = inside(folder, WEIGHTS)
         if not weights.is_file() or sha256(weights) != files[WEIGHTS]:
             raise Tampered(f"{folder} is not as it was made", why=f"{WEIGHTS} was changed or lost")
-        tensors = safetensors.torch.load_file(weights)
+        tensors = with_zeros(safetensors.torch.load_file(weights), sparse)
         return manifest, tensors | {name: tensors[one] for name, one in tied.items()}
 
 
