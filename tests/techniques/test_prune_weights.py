@@ -91,6 +91,35 @@ def test_four_fifths_are_plain_zeros_and_nothing_else_changes(model, data, optio
     assert set(found.touched) == {"stem", "depth", "point", "head"}
 
 
+@pytest.mark.parametrize("options", ["", "importance=l1,compensate=false", "importance=l1"])
+def test_zeros_have_no_sign(model, data, options):
+    found = prune(model, data, options).model
+    assert not any(bool(torch.signbit(p[p == 0]).any()) for p in weights(found).values())
+
+
+def test_a_model_without_such_weights_is_left_as_it_is(data):
+    class Bare(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) * 2
+
+    found = prune(Bare().eval(), data)
+    assert not found.touched
+    assert "no weight" in found.skipped["the model"]
+
+
+def test_weights_in_buffers_get_zeros_too(data):
+    class Stored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("matrix", torch.randn(8, 4))
+
+        def forward(self, x):
+            return nn.functional.linear(x.mean((2, 3)), self.matrix)
+
+    found = prune(Stored().eval(), data, "sparsity=0.5")
+    assert float((found.model.matrix == 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+
+
 @pytest.mark.gate
 def test_what_stays_takes_over(model, data):
     alone = prune(model, data, "importance=l2,compensate=false").model

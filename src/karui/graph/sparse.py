@@ -162,7 +162,7 @@ def settled(problem: Problem, weights: Tensor, stay: Tensor) -> Tensor:
 
 def store(graph: GraphModule, layer: Layer, problem: Problem, weights: Tensor) -> None:
     """Put weights, and the bias, into the graph, and so into the model."""
-    tensor_at(graph, layer.names[0]).data.copy_(problem.stored(weights))
+    tensor_at(graph, layer.names[0]).data.copy_(problem.stored(weights) + 0.0)  # no -0.0
     if layer.bias is not None:
         tensor_at(graph, layer.bias).data.copy_(weights[..., -1].flatten())
 

@@ -54,18 +54,28 @@ def least_damage(curves: Sequence[Curve], goal: float) -> Mapping[str, float]:
     grids = [np.linspace(one.shares[0], one.shares[-1], FINEST) for one in curves]
     errors = [one.at(grid) for one, grid in zip(curves, grids)]
 
-    def chosen(slope: float) -> list[float]:
-        return [
-            float(grid[np.argmin(error - slope * grid * one.size / total)])
-            for one, grid, error in zip(curves, grids, errors)
-        ]
+    def chosen(slope: float) -> Array:
+        return np.array(
+            [
+                grid[np.argmin(error - slope * grid * one.size / total)]
+                for one, grid, error in zip(curves, grids, errors)
+            ]
+        )
 
+    sizes = np.array([one.size for one in curves]) / total
     low, high = 1e-12, 1e12
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
-        zeros = sum(share * one.size for share, one in zip(chosen(middle), curves)) / total
-        low, high = (middle, high) if zeros < goal else (low, middle)
-    return {one.path: share for one, share in zip(curves, chosen(high))}
+        low, high = (middle, high) if chosen(middle) @ sizes < goal else (low, middle)
+    shares = between(chosen(low), chosen(high), sizes, goal)
+    return {one.path: float(share) for one, share in zip(curves, shares)}
+
+
+def between(fewer: Array, more: Array, sizes: Array, goal: float) -> Array:
+    """Where a curve bends the wrong way the best shares jump over the goal: the way back is shared by all."""
+    zeros, most = fewer @ sizes, more @ sizes
+    way = (goal - zeros) / (most - zeros) if zeros < goal < most else 1.0
+    return fewer + way * (more - fewer)
 
 
 def drawn(one: Curve) -> str:

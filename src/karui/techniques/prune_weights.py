@@ -142,10 +142,15 @@ class Pruning:
                     )
 
     def named(self, one: Weight, names: Sequence[str]) -> bool:
-        parts = [part for path in self.paths[one.path] for part in (path, owner_of(path))]
+        parts = [part for path in self.all_paths(one) for part in (path, owner_of(path))]
         return any(fnmatch.fnmatchcase(part, name) for name in names for part in parts)
 
+    def all_paths(self, one: Weight) -> Sequence[str]:
+        return self.paths.get(one.path, (one.path,))
+
     def run(self, model: nn.Module) -> Applied:
+        if not self.weights:
+            return Applied(model, (), self.skipped or {"the model": "it has no weight that may have zeros"})
         before = share_of_zeros(self.graph, self.weights)
         shares = self.shares(before)
         for one in self.weights:
@@ -157,7 +162,7 @@ class Pruning:
             self.refitted.append("batch norm statistics")
         after = share_of_zeros(self.graph, self.weights)
         changed = [one for one in self.weights if after[one.path] > before[one.path]]
-        touched = {owner_of(path) for one in changed for path in self.paths[one.path]}
+        touched = {owner_of(path) for one in changed for path in self.all_paths(one)}
         return Applied(model, tuple(sorted(touched)), self.skipped, self.facts(after))
 
     def shares(self, before: Mapping[str, float]) -> Mapping[str, float]:
@@ -230,7 +235,7 @@ class Pruning:
         """Leave ``share`` of a weight; it changes in place."""
         if problem is None or one.layer is None:
             stay = kept(self.scores(one), one.axis, self.pattern, share)
-            tensor_at(self.graph, one.names[0]).data.mul_(stay)
+            tensor_at(self.graph, one.names[0]).data.masked_fill_(~stay, 0.0)
             return
         rounds = 1 if not self.options.compensate else QUICK if quick else ROUNDS
         if self.options.importance == "obs":
@@ -238,7 +243,7 @@ class Pruning:
         else:
             weights, stay = problem.start, kept(self.scores(one), one.axis, self.pattern, share)
         if not self.options.compensate:
-            fitted = weights * problem.support(stay)
+            fitted = weights.masked_fill(~problem.support(stay), 0.0)
         else:
             fitted = (
                 problem.fitted(weights, stay, steps=BETWEEN) if quick else settled(problem, weights, stay)
