@@ -18,6 +18,7 @@ TABLES = {
     "billion": [],
     "rounding": [],
     "zeros": [],
+    "csr": [],
     "distill": [],
     "latency": [],
     "int8": [],
