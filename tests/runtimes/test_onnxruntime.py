@@ -53,7 +53,7 @@ def test_fp32_gives_the_eager_answers_at_every_batch(bench, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_precision_is_built_or_refused_with_a_reason(bench, name, precision):
     if reason := OnnxRuntime().refuses(ask(precision, LAYERS[name])):
-        assert precision == "bf16"
+        assert precision in ("bf16", "int8_weights")
         assert len(reason.split()) > 4
         return
     executed = bench.build(NAME, name, precision)[0].executed

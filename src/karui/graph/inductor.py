@@ -31,7 +31,7 @@ def refuses(ask: Ask, quantizer: str) -> str | None:
         return "it generates C++ and found no compiler: install g++, or set CXX"
     if ask.numerics.default == "fp16" and set(RECURRENT) & set(ask.layers):
         return "recurrent layers have no fp16 kernels: every time step would be compiled, for minutes"
-    int8 = ask.numerics.default.startswith("int8")
+    int8 = ask.numerics.default in ("int8", "int8_dynamic")
     return (refuses_int8(ask, quantizer) if int8 else None) or refuses_rules(ask.numerics)
 
 
