@@ -43,7 +43,7 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 def measured(model: nn.Module, shape: tuple[int, ...], zeros: float, batch: int) -> list[dict]:
     x = torch.randn(256, *shape, generator=torch.Generator().manual_seed(0))
     task = karui.Task(model.eval(), x[:4], calibrate=[x], select=[x], score="agreement")
-    step = f"prune_weights:sparsity={zeros},importance=l1,compensate=false"
+    step = f"prune_weights:sparsity={zeros},importance=l1,scope=layer,compensate=false"
     recipes = tuple(f"{step} + {way}" for way in WAYS)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
