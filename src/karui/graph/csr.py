@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,12 +49,18 @@ def timed(graph: GraphModule, inputs: Sequence[Tensor]) -> list[Timed]:
 
 
 def sparse(graph: GraphModule, node: Node) -> bool:
-    weight = node.args[1] if packet(node) is torch.ops.aten.linear else None
-    return isinstance(weight, Node) and weight.op == "get_attr" and zeros_of(graph, weight) >= LEAST_ZEROS
+    path = weight_path(node) if packet(node) is torch.ops.aten.linear else None
+    return path is not None and zeros_of(tensor_at(graph, path)) >= LEAST_ZEROS
 
 
-def zeros_of(graph: GraphModule, weight: Node) -> float:
-    return float((tensor_at(graph, str(weight.target)) == 0).double().mean())
+def weight_path(node: Node) -> str | None:
+    """Of the stored weight, in the graph; None where it is computed."""
+    weight = node.args[1]
+    return str(weight.target) if isinstance(weight, Node) and weight.op == "get_attr" else None
+
+
+def zeros_of(weight: Tensor) -> float:
+    return float((weight == 0).double().mean())
 
 
 def source_of(node: Node) -> Node:
@@ -65,21 +71,20 @@ def source_of(node: Node) -> Node:
 
 @torch.inference_mode()
 def measured(graph: GraphModule, node: Node, x: Tensor) -> Timed:
-    weight, bias = parts_of(graph, node)
+    path, bias = weight_path(node), bias_of(graph, node)
+    assert path is not None
+    weight = tensor_at(graph, path)
     rows = compressed(weight)
     ratios = in_turns(
         lambda: functional.linear(x, weight, bias),
         lambda: product(x, rows, bias),
     )
-    stored = node.args[1]
-    assert isinstance(stored, Node)
-    return Timed(str(stored.target), zeros_of(graph, stored), ratios[len(ratios) // 2])
+    return Timed(path, zeros_of(weight), ratios[len(ratios) // 2])
 
 
-def parts_of(graph: GraphModule, node: Node) -> tuple[Tensor, Tensor | None]:
-    weight, bias = node.args[1], argument(node, 2, "bias")
-    assert isinstance(weight, Node)
-    return tensor_at(graph, str(weight.target)), None if bias is None else tensor_at(graph, str(bias.target))
+def bias_of(graph: GraphModule, node: Node) -> Tensor | None:
+    bias = argument(node, 2, "bias")
+    return None if bias is None else tensor_at(graph, str(bias.target))
 
 
 def in_turns(one: Callable[[], Tensor], other: Callable[[], Tensor]) -> list[float]:
@@ -110,14 +115,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.t().reshape(*x.shape[:-1], -1)
 
 
-def put_in(graph: GraphModule, paths: Mapping[str, object]) -> GraphModule:
+def put_in(graph: GraphModule, paths: Collection[str]) -> GraphModule:
     """The graph with these weights as CSR matrices, for inference only."""
     for number, node in enumerate(list(graph.graph.nodes)):
-        weight = node.args[1] if packet(node) is torch.ops.aten.linear else None
-        if not isinstance(weight, Node) or str(weight.target) not in paths:
+        path = weight_path(node) if packet(node) is torch.ops.aten.linear else None
+        if path is None or path not in paths:
             continue
         name = f"csr_{number}"
-        graph.register_buffer(name, compressed(tensor_at(graph, str(weight.target))), persistent=False)
+        graph.register_buffer(name, compressed(tensor_at(graph, path)), persistent=False)
         with graph.graph.inserting_before(node):
             stored = graph.graph.get_attr(name)
             made = graph.graph.call_function(product, (node.args[0], stored, argument(node, 2, "bias")))

@@ -50,7 +50,7 @@ class Layer:
     @property
     def owner(self) -> str:
         """The module that holds the weight."""
-        return self.path.rpartition(".")[0]
+        return owner_of(self.path)
 
     @property
     def axis(self) -> int:
@@ -81,11 +81,16 @@ def find_layers(graph: GraphModule) -> tuple[list[Layer], dict[str, str]]:
         names = tuple(dict.fromkeys(str(node.target) for node in stored))
         reading = [user for user in readers if is_layer(user) and user.args[1] in stored]
         if reading and len(reading) < len(readers):
-            reasons[names[0].removeprefix(ROOT).rpartition(".")[0]] = "its weight is read in another way too"
+            reasons[owner_of(names[0].removeprefix(ROOT))] = "its weight is read in another way too"
         elif reading:
             layers.append(Layer(names, tuple(reading), common_bias(graph, reading)))
     place = {node: i for i, node in enumerate(graph.graph.nodes)}
     return sorted(layers, key=lambda one: min(place[node] for node in one.nodes)), reasons
+
+
+def owner_of(path: str) -> str:
+    """The module that holds a parameter."""
+    return path.rpartition(".")[0]
 
 
 def tensor_of(graph: GraphModule, node: Node) -> object:

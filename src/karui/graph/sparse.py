@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 
 from karui.graph.consumers import tensor_at
 from karui.graph.gram import RIDGES, STEPS, Moments, inverse, loss, on_support
-from karui.graph.layerwise import Layer, find_layers
+from karui.graph.layerwise import Layer, find_layers, owner_of
 from karui.graph.patterns import Pattern, kept
 from karui.graph.trace import ROOT, packet
 from karui.graph.units.recurrent import GATES
@@ -48,7 +48,7 @@ class Weight:
     @property
     def owner(self) -> str:
         """The module that holds it."""
-        return self.path.rpartition(".")[0]
+        return owner_of(self.path)
 
 
 def find_weights(graph: GraphModule) -> tuple[list[Weight], dict[str, str]]:

@@ -77,5 +77,5 @@ class TorchEager(Runtime):
         torch.set_num_threads(threads)
         graph, layers = open_program(folder / "model.pt2"), folder / LAYERS
         if layers.is_file():
-            graph = csr.put_in(graph, dict.fromkeys(json.loads(layers.read_text(encoding="utf-8"))))
+            graph = csr.put_in(graph, json.loads(layers.read_text(encoding="utf-8")))
         return predictor_of(graph, signature)

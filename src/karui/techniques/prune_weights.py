@@ -21,7 +21,7 @@ from karui.errors import UsageError
 from karui.graph.compensate import damage, held_out
 from karui.graph.consumers import tensor_at
 from karui.graph.importance import gradients
-from karui.graph.layerwise import moments_of, samples
+from karui.graph.layerwise import moments_of, owner_of, samples
 from karui.graph.patterns import cells, kept, misfit, of_cells, parse_pattern
 from karui.graph.renorm import reestimate
 from karui.graph.sparse import (
@@ -287,8 +287,3 @@ def aliases(model: nn.Module) -> Aliases:
     for path, parameter in model.named_parameters(remove_duplicate=False):
         found.setdefault(id(parameter), []).append(path)
     return {path: paths for paths in found.values() for path in paths}
-
-
-def owner_of(path: str) -> str:
-    """The module that holds a parameter."""
-    return path.rpartition(".")[0]

@@ -19,7 +19,7 @@ from karui.errors import UsageError
 from karui.graph.biases import give_biases, take_back
 from karui.graph.consumers import tensor_at
 from karui.graph.gram import Moments, centred, refit
-from karui.graph.layerwise import Layer, find_layers, moments_of, samples
+from karui.graph.layerwise import Layer, find_layers, moments_of, owner_of, samples
 from karui.graph.ranges import rounding
 from karui.graph.ranges.observers import per_channel
 from karui.graph.ranges.profiles import weight_bits
@@ -77,11 +77,6 @@ class RoundWeights(Technique):
     @property
     def grid_bits(self) -> int:
         return weight_bits() if self.bits is None else self.bits
-
-
-def owner_of(path: str) -> str:
-    """The module that holds a parameter."""
-    return path.rpartition(".")[0]
 
 
 def fitted(problem: Problem) -> Tensor:
