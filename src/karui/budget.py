@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from karui.errors import MeasureFailed, UsageError
 from karui.measurement import Quality, Within
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 Unit = Literal["points", "relative"]
+Objective = Literal["latency", "size", "memory"]
 # Share of the nominal level that is used: the true size then stays under 4.3 %, and 10,000 simulated
 # draws, whose own standard error is 0.2 %, stay under 5 %.
 LEVEL = 0.85
@@ -40,7 +41,8 @@ class Budget:
     max_drop: in ``unit``: points of the score (1 point is 0.01) or percent of the baseline's score;
         None means 1 point for shares of right answers and 1 % for other scores.
     max_latency_s: median of one call at the target's batch. max_size_bytes: artifact on disk.
-    time_s: when it is nearly used up, no further recipe is tried.
+    time_s: when it is nearly used up, no further recipe is tried. objective: what shall be least: latency,
+    size (the artifact's bytes) or memory (the most that its process held).
     """
 
     max_drop: float | None = None
@@ -48,6 +50,7 @@ class Budget:
     max_latency_s: float | None = None
     max_size_bytes: int | None = None
     time_s: float | None = None
+    objective: Objective = "latency"
 
     def __post_init__(self) -> None:
         limits = {
@@ -61,6 +64,10 @@ class Budget:
                 raise UsageError(f"{name} must be a number that is not negative, got {value}")
         if self.unit not in ("points", "relative"):
             raise UsageError(f"no unit {self.unit!r} of a drop", fix="points or relative")
+        if self.objective not in get_args(Objective):
+            raise UsageError(
+                f"no objective {self.objective!r}", fix=f"one of: {', '.join(get_args(Objective))}"
+            )
 
     def allowed(self, baseline_value: float) -> float:
         """The allowed drop in the score's own unit; nothing while ``max_drop`` is None."""

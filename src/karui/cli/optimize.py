@@ -49,6 +49,8 @@ SAVED = (
     "time",
     "stop_at",
     "mixed",
+    "search",
+    "objective",
     "pace",
     "timeout",
 )
@@ -67,6 +69,19 @@ def declare(parser: argparse.ArgumentParser) -> None:
         default=4,
         metavar="N",
         help="INT8 models with some layers in float, tried for each that misses the budget (default: 4)",
+    )
+    parser.add_argument(
+        "--search",
+        type=int,
+        default=0,
+        metavar="N",
+        help="after these, N recipes composed where the trials before say that they may be the best",
+    )
+    parser.add_argument(
+        "--objective",
+        choices=("latency", "size", "memory"),
+        default="latency",
+        help="what shall be least inside the budget (default: latency)",
     )
     declare_run(parser)
 

@@ -87,6 +87,7 @@ def budget_of(options: Mapping[str, Any]) -> Budget:
         max_latency_s=parse_seconds(latency) if latency else None,
         max_size_bytes=parse_bytes(size) if size else None,
         time_s=parse_seconds(time) if time else None,
+        objective=options.get("objective") or "latency",
     )
 
 
@@ -109,6 +110,7 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
         recipes=tuple(options["recipe"]),
         stop_at=options.get("stop_at"),
         mixed=options.get("mixed", Settings.mixed),
+        search=options.get("search", 0),
         pace=trial,
         final=final,
         limits=Limits(seconds=parse_seconds(options["timeout"])),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from karui import host, journal, presets, runtimes, techniques
+from karui import journal, presets, runtimes
 from karui.bench.rounds import Pace
 from karui.budget import Budget
-from karui.errors import BuildFailed, KaruiError, MissingRuntime, Unsupported, UsageError, foreign
+from karui.errors import BuildFailed, KaruiError, MissingRuntime, UsageError
 from karui.measurement import Trial
+from karui.optimize.admit import ask_of, refusal, refusal_of
 from karui.optimize.attempt import attempt, trial_id_of_baseline
 from karui.optimize.conclude import Conclusion, conclude
 from karui.optimize.home import check_room, run_folder
 from karui.optimize.job import Job, identity, save_data
-from karui.optimize.origin import facts_of
+from karui.optimize.plan import Composed, Plan
 from karui.optimize.prepare import prepare
 from karui.optimize.record import journal_json, read_trial
 from karui.optimize.result import Result, document
@@ -28,9 +28,7 @@ from karui.optimize.workshop import Workshop
 from karui.process import Limits
 from karui.recipe import Recipe, parse_recipe
 from karui.report import write
-from karui.runtimes import Ask
-from karui.search.enumerate import goal_met, propose
-from karui.search.mixed import propose_mixed
+from karui.search.enumerate import goal_met
 from karui.target import Target
 from karui.task import Task
 
@@ -41,13 +39,15 @@ class Settings:
 
     recipes: texts to try instead of the target's preset. stop_at: stop trying once a kept candidate
     is surely this many times faster than the baseline. mixed: models with some layers in float that are
-    tried at most for each INT8 one that misses the budget. pace: rounds of a trial; final: of the end.
+    tried at most for each INT8 one that misses the budget. search: recipes that are composed after those,
+    each where the trials before it say that it may be the best. pace: rounds of a trial; final: of the end.
     watcher: hears how it goes. words: what ``karui resume`` needs to call the run again.
     """
 
     recipes: tuple[str, ...] = ()
     stop_at: float | None = None
     mixed: int = 4
+    search: int = 0
     pace: Pace = Pace()
     final: Pace = Pace(least=25, most=200, seconds=25.0, openings=5, most_openings=10)
     limits: Limits = Limits()
@@ -64,14 +64,16 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
     """
     start = time.monotonic()
     with run_folder(folder, settings.words):
-        wanted = wanted_recipes(target, budget, settings, trains=trains(task))
+        learns = trains(task)
+        wanted = wanted_recipes(target, budget, settings, trains=learns)
         settings.watcher.stage("reading model and data")
         job = prepare(task, target, budget, folder, settings.seed)
         recipes, refused = admit(job, wanted)
+        plan = planned(job, recipes, settings, trains=learns)
         trials = remembered(job, recipes)
         with Workshop(job, settings.limits, settings.watcher.training) as workshop:
             begin(workshop, recipes)
-            refused += try_all(workshop, recipes, trials, settings)
+            refused += try_all(workshop, plan, trials, settings)
             settings.watcher.stage("finalists side by side, then the confirmation split")
             ended = conclude(workshop, trials, settings.final)
         return finish(job, ended, refused, settings, time.monotonic() - start)
@@ -92,15 +94,22 @@ def begin(workshop: Workshop, recipes: Sequence[Recipe]) -> None:
         journal.append(job.folder, {"event": "start", "identity": mine})
 
 
-def try_all(
-    workshop: Workshop, recipes: Sequence[Recipe], trials: list[Trial], settings: Settings
-) -> list[dict[str, str]]:
+def planned(job: Job, recipes: Sequence[Recipe], settings: Settings, *, trains: bool) -> Plan:
+    """Raises MissingRuntime for a search without the package that samples."""
+    composed = None
+    if settings.search:
+        space = presets.space(job.target.name, job.budget, trains=trains)
+        composed = Composed(job, space.on(job.target.runtimes), settings.search)
+    return Plan(recipes, named=bool(settings.recipes), mixed=settings.mixed, composed=composed)
+
+
+def try_all(workshop: Workshop, plan: Plan, trials: list[Trial], settings: Settings) -> list[dict[str, str]]:
     """The loop; adds to ``trials`` and returns what was left untried, with the reason."""
     job, start = workshop.job, time.monotonic()
-    while (recipe := propose(recipes, trials) or propose_mixed(trials, settings.mixed)) is not None:
+    while (recipe := plan.next(trials)) is not None:
         if reason := enough(job, trials, settings, start):
-            return [refusal(left, reason) for left in recipes[len(trials) :]]
-        settings.watcher.trial(str(recipe), len(trials), max(len(recipes), len(trials) + 1))
+            return plan.cut + [refusal(left, reason) for left in plan.listed(trials)]
+        settings.watcher.trial(str(recipe), len(trials), max(plan.expected, len(trials) + 1))
         trial = attempt(workshop, recipe, trials, settings.pace)
         if trial.id == trial_id_of_baseline(job) and not trial.kept:
             log = f"see {job.folder / (trial.log or '')}"
@@ -108,7 +117,7 @@ def try_all(
         journal.append(job.folder, {"event": "trial", "trial": journal_json(trial)})
         trials.append(trial)
         settings.watcher.done(trial)
-    return []
+    return plan.cut
 
 
 def finish(
@@ -180,42 +189,6 @@ def is_missing(recipe: Recipe) -> bool:
     except MissingRuntime:
         return True
     return False
-
-
-def ask_of(job: Job) -> Ask:
-    facts = facts_of(job.origin, job.signature, job.example)
-    return Ask(
-        numerics=parse_recipe(job.origin.baseline).numerics,
-        form=job.origin.form,
-        layers=facts.layers,
-        flags=tuple(sorted(host.flags())),
-        calibrated=len(job.splits.calibrate) > 0,
-        batch=job.target.batch,
-        threads=job.target.threads,
-    )
-
-
-def refusal_of(recipe: Recipe, ask: Ask) -> str | None:
-    if recipe.steps and ask.form != "torch":
-        return "steps change a torch model, and the model was given as ONNX"
-    try:
-        with foreign(Unsupported, f"{recipe.runtime.name} cannot be used"):
-            for step in recipe.steps:
-                techniques.load(step)
-            return runtimes.load(recipe.runtime).refuses(dataclasses.replace(ask, numerics=recipe.numerics))
-    except MissingRuntime as error:
-        return f"not installed: {error.fix}"
-    except Unsupported as error:
-        return error.line
-
-
-def refusal(recipe: Recipe, reason: str) -> dict[str, str]:
-    return {
-        "recipe": str(recipe),
-        "runtime": recipe.runtime.name,
-        "precision": recipe.numerics.default,
-        "reason": reason,
-    }
 
 
 def remembered(job: Job, recipes: Sequence[Recipe]) -> list[Trial]:

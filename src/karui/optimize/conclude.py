@@ -11,12 +11,14 @@ from typing import Any
 
 from karui.bench.rounds import Pace, Rounds, session
 from karui.bench.stats import percentiles, spread_of_openings, widened
+from karui.budget import Objective
 from karui.errors import KaruiError
 from karui.measurement import Quality, Trial
 from karui.optimize.attempt import COMPILED, quality, ratio, timing, trial_id_of_baseline
 from karui.optimize.workshop import Workshop
 
 FINALISTS = 8
+ALIKE = 0.01  # of two sizes
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,21 @@ class Conclusion:
 
 def conclude(workshop: Workshop, trials: Sequence[Trial], pace: Pace) -> Conclusion:
     """Time all finalists together, order them, and confirm from the top."""
-    finalists = chosen_few(trials)
+    objective = workshop.job.budget.objective
+    finalists = chosen_few(trials, objective)
     if not finalists:
         return Conclusion(tuple(trials), None, None, ())
     rounds, trials = joint(workshop, finalists, trials, pace)
-    order = ranked(
-        [t for t in trials if t.id in finalists and t.id not in rounds.failed], rounds, workshop.job.seed
-    )
+    left = [t for t in trials if t.id in finalists and t.id not in rounds.failed]
+    fastest = objective == "latency"
+    order = ranked(left, rounds, workshop.job.seed) if fastest else by_cost(left, objective)
     best, confirmed, looks = confirm(workshop, order)
     return Conclusion(tuple(with_look(trial, looks) for trial in trials), best, confirmed, looks)
 
 
-def chosen_few(trials: Sequence[Trial]) -> list[str]:
-    """Ids of the fastest kept trials, and of the fastest in FP32, which can always be confirmed."""
-    kept = [trial for trial in by_latency(trials) if trial.kept]
+def chosen_few(trials: Sequence[Trial], objective: Objective = "latency") -> list[str]:
+    """Ids of the kept trials that come first, and of the first in FP32, which can always be confirmed."""
+    kept = [trial for trial in by_cost(trials, objective) if trial.kept]
     exact = [trial for trial in kept if trial.precision == "fp32"]
     return list(dict.fromkeys(trial.id for trial in [*kept[:FINALISTS], *exact[:1]]))
 
@@ -62,6 +65,20 @@ def by_latency(trials: Sequence[Trial]) -> list[Trial]:
     """Measured trials, fastest against the baseline first."""
     timed = [t for t in trials if t.measurement and t.measurement.speedup]
     return sorted(timed, key=lambda t: -t.measurement.speedup.ratio)  # type: ignore[union-attr]
+
+
+def by_cost(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
+    """Measured trials, the best first; of those about as large as each other, the fastest."""
+    if objective == "latency":
+        return by_latency(trials)
+
+    def cost(trial: Trial) -> int:
+        found = trial.measurement
+        assert found is not None and found.timing is not None
+        size = found.size_bytes if objective == "size" else found.timing.peak_memory_bytes
+        return round(math.log(max(size, 1)) / ALIKE)
+
+    return sorted(by_latency(trials), key=cost)
 
 
 def joint(

@@ -11,7 +11,7 @@ from typing import Any
 
 from karui.budget import Budget
 from karui.errors import KaruiError, UsageError
-from karui.optimize import ask_of, refusal_of
+from karui.optimize.admit import ask_of, refusal_of
 from karui.optimize.attempt import checked, untried
 from karui.optimize.job import save_data
 from karui.optimize.prepare import prepare

@@ -12,6 +12,7 @@ from typing import Any
 
 from karui import host
 from karui.artifact import Artifact, load_artifact
+from karui.budget import Objective
 from karui.data import Split
 from karui.errors import UsageError, foreign
 from karui.measurement import Trial
@@ -155,8 +156,7 @@ def verdict(job: Job, done: Conclusion) -> dict[str, Any]:
     base, best = trial_id_of_baseline(job), chosen(job, done)
     trial = next((t for t in done.trials if t.id == best), None)
     if trial is not None and trial.measurement:
-        speed = trial.measurement.speedup
-        how = f"{speed.ratio:.3g}x as fast as the original" if speed else "chosen"
+        how = gained(trial, next(t for t in done.trials if t.id == base), job.budget.objective)
         return {
             "exit_code": 0,
             "headline": f"{trial.recipe}: {how}, within the accuracy budget",
@@ -180,6 +180,17 @@ def verdict(job: Job, done: Conclusion) -> dict[str, Any]:
         "headline": f"nothing {'faster ' if kept else ''}met the budget: the original is kept",
         "detail": fastest_words(done) or unmeasured_words(done),
     }
+
+
+def gained(trial: Trial, base: Trial, objective: Objective) -> str:
+    """What was asked for, in words."""
+    mine, theirs = trial.measurement, base.measurement
+    if objective == "latency" or not (mine and theirs and mine.timing and theirs.timing):
+        return f"{mine.speedup.ratio:.3g}x as fast as the original" if mine and mine.speedup else "chosen"
+    if objective == "size":
+        return f"1/{theirs.size_bytes / mine.size_bytes:.3g} of the original's size"
+    less = theirs.timing.peak_memory_bytes / mine.timing.peak_memory_bytes
+    return f"1/{less:.3g} of the original's memory"
 
 
 def same_runtime_words(trial: Trial) -> str:

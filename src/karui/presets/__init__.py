@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import ModuleType
 
 from karui.budget import Budget
 from karui.errors import UsageError
 from karui.recipe import Recipe
+from karui.space import Space
 
 
 def names() -> list[str]:
@@ -17,7 +19,17 @@ def names() -> list[str]:
 
 def recipes(target: str, budget: Budget, *, trains: bool = False) -> list[Recipe]:
     """The recipes to try on ``target``, in order. trains: whether there are data to train on."""
+    found: list[Recipe] = preset(target).recipes(budget, trains=trains)
+    return found
+
+
+def space(target: str, budget: Budget, *, trains: bool = False) -> Space:
+    """What a search on ``target`` composes recipes of."""
+    found: Space = preset(target).space(budget, trains=trains)
+    return found
+
+
+def preset(target: str) -> ModuleType:
     if target not in names():
         raise UsageError(f"no target {target!r}", fix=f"one of: {', '.join(names())}")
-    found: list[Recipe] = importlib.import_module(f"{__name__}.{target}").recipes(budget, trains=trains)
-    return found
+    return importlib.import_module(f"{__name__}.{target}")

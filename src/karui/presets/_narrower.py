@@ -21,9 +21,14 @@ def calibrated(runtimes: Iterable[str]) -> list[str]:
 
 def trained(runtimes: Iterable[str], budget: Budget) -> list[str]:
     """The same, and narrower still, with recovery."""
-    most_s = TRAINING_S if budget.time_s is None else min(TRAINING_S, TRAINING_SHARE * budget.time_s)
-    steps = f"prune_channels:macs={{share}},multiple_of=8 + finetune:steps=600,most_s={most_s:g}"
+    steps = f"prune_channels:macs={{share}},multiple_of=8 + {recovery(budget)}"
     return over(steps, ("0.5", "0.25", "0.125"), runtimes)
+
+
+def recovery(budget: Budget) -> str:
+    """A training that takes a share of the whole run's time at most."""
+    most_s = TRAINING_S if budget.time_s is None else min(TRAINING_S, TRAINING_SHARE * budget.time_s)
+    return f"finetune:steps=600,most_s={most_s:g}"
 
 
 def over(steps: str, shares: Iterable[str], runtimes: Iterable[str]) -> list[str]:

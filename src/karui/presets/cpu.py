@@ -5,8 +5,9 @@ from __future__ import annotations
 from karui import runtimes
 from karui.budget import Budget
 from karui.numerics import PRECISIONS
-from karui.presets import _narrower
+from karui.presets import _narrower, _spaces
 from karui.recipe import Recipe, parse_recipe
+from karui.space import Space
 
 FIRST = (
     "fp32@torch_eager",
@@ -34,6 +35,7 @@ SPARSEST = tuple(
     for what in ("fp32@onnxruntime", "int8@onnxruntime")
 )
 ELSEWHERE = ("executorch", "coreml")  # made for phones and boards: they have presets of their own
+COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 
 
@@ -44,11 +46,19 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     trains: narrower networks are also trained.
     """
     here = [name for name in runtimes.names() if name not in ELSEWHERE]
-    precisions = [precision for precision in PRECISIONS if precision != "int8_weights"]
-    grid = [f"{precision}@{runtime}" for precision in precisions for runtime in here]
+    grid = [f"{precision}@{runtime}" for precision in COMPUTED for runtime in here]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
     narrower = _narrower.calibrated(NARROWED) + (_narrower.trained(NARROWED, budget) if trains else [])
-    smaller = (*SMALLER, *(SPARSEST if trains else ())) if budget.max_size_bytes else ()
+    smaller = (*SMALLER, *(SPARSEST if trains else ())) if small(budget) else ()
     ordered = dict.fromkeys([*FIRST, *goal, *narrower, *smaller, *grid, *LAST])
     return [parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in here]
+
+
+def small(budget: Budget) -> bool:
+    return bool(budget.max_size_bytes) or budget.objective == "size"
+
+
+def space(budget: Budget, *, trains: bool = False) -> Space:
+    here = [name for name in runtimes.names() if name not in ELSEWHERE]
+    return _spaces.composed(here, COMPUTED, budget, trains=trains)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from karui.budget import Budget
 from karui.numerics import PRECISIONS
-from karui.presets import _narrower
+from karui.presets import _narrower, _spaces
 from karui.recipe import Recipe, parse_recipe
+from karui.space import Space
 
 RUNTIMES = ("onnxruntime", "executorch")
+COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
 
 
 def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
@@ -15,9 +17,12 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
 
     trains: narrower networks are also trained.
     """
-    precisions = [precision for precision in PRECISIONS if precision != "int8_weights"]
-    grid = [f"{precision}@{runtime}" for precision in precisions for runtime in RUNTIMES]
+    grid = [f"{precision}@{runtime}" for precision in COMPUTED for runtime in RUNTIMES]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + int8@{runtime}" for runtime in RUNTIMES] if limit else []
     narrower = _narrower.calibrated(RUNTIMES) + (_narrower.trained(RUNTIMES, budget) if trains else [])
     return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower])]
+
+
+def space(budget: Budget, *, trains: bool = False) -> Space:
+    return _spaces.composed(RUNTIMES, COMPUTED, budget, trains=trains)

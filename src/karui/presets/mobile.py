@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from karui.budget import Budget
 from karui.numerics import PRECISIONS
-from karui.presets import _narrower
+from karui.presets import _narrower, _spaces
 from karui.recipe import Recipe, parse_recipe
+from karui.space import Space
 
 RUNTIMES = ("executorch", "coreml")
 NARROWED = ("executorch",)
@@ -22,3 +23,7 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     goal = [f"prune_channels:latency_s={limit} + {p}@executorch" for p in ("fp32", "int8")] if limit else []
     narrower = _narrower.calibrated(NARROWED) + (_narrower.trained(NARROWED, budget) if trains else [])
     return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower])]
+
+
+def space(budget: Budget, *, trains: bool = False) -> Space:
+    return _spaces.composed(NARROWED, PRECISIONS, budget, trains=trains)

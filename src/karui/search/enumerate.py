@@ -10,8 +10,12 @@ from karui.recipe import Recipe
 
 def propose(recipes: Sequence[Recipe], trials: Sequence[Trial]) -> Recipe | None:
     """The first recipe not tried yet."""
+    return next(iter(untried(recipes, trials)), None)
+
+
+def untried(recipes: Sequence[Recipe], trials: Sequence[Trial]) -> list[Recipe]:
     tried = {trial.recipe for trial in trials}
-    return next((recipe for recipe in recipes if str(recipe) not in tried), None)
+    return [recipe for recipe in recipes if str(recipe) not in tried]
 
 
 def goal_met(trials: Sequence[Trial], baseline: str, goal: float | None) -> Trial | None:

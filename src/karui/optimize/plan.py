@@ -1,0 +1,96 @@
+"""What a run tries next: its list, then what mends it, then what a search composes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import final
+
+from karui.errors import MissingRuntime
+from karui.measurement import Trial
+from karui.optimize.admit import ask_of, refusal, refusal_of
+from karui.optimize.job import Job
+from karui.recipe import Recipe
+from karui.search.enumerate import untried
+from karui.search.harsher import pointless
+from karui.search.mixed import propose_mixed
+from karui.space import Point, Space
+
+
+@final
+class Plan:
+    """recipes: the list. named: the user named them, so that none is left out. mixed, search: as in Settings.
+
+    ``cut``: what was left out because it goes farther than what already lost too much.
+    """
+
+    def __init__(
+        self, recipes: Sequence[Recipe], *, named: bool, mixed: int, composed: Composed | None
+    ) -> None:
+        self.recipes, self.named, self.mixed, self.composed = recipes, named, mixed, composed
+        self.cut: list[dict[str, str]] = []
+
+    @property
+    def expected(self) -> int:
+        """Trials, as far as is known."""
+        return len(self.recipes) - len(self.cut) + (self.composed.most if self.composed else 0)
+
+    def next(self, trials: Sequence[Trial]) -> Recipe | None:
+        for recipe in self.listed(trials):
+            if self.named or not (reason := pointless(recipe, trials)):
+                return recipe
+            self.cut.append(refusal(recipe, reason))
+        if found := propose_mixed(trials, self.mixed):
+            return found
+        return self.composed.next(self.recipes, trials) if self.composed else None
+
+    def listed(self, trials: Sequence[Trial]) -> list[Recipe]:
+        """Of the list, what is neither tried nor left out."""
+        cut = {entry["recipe"] for entry in self.cut}
+        return [recipe for recipe in untried(self.recipes, trials) if str(recipe) not in cut]
+
+
+@final
+class Composed:
+    """A search in ``space`` of at most ``most`` trials, by a sampler.
+
+    Raises MissingRuntime without the package that samples.
+    """
+
+    def __init__(self, job: Job, space: Space, most: int) -> None:
+        try:
+            self.sample = importlib.import_module("karui.search.sample")
+        except ImportError as cause:
+            raise MissingRuntime(
+                "a search needs the package optuna", why=str(cause), fix="pip install 'karui[search]'"
+            ) from cause
+        self.job, self.space, self.most = job, space, most
+        self.allowed = allowed_points(job, space)
+
+    def next(self, listed: Sequence[Recipe], trials: Sequence[Trial]) -> Recipe | None:
+        """listed: recipes that are tried anyway."""
+        mine = set(self.allowed.values()) - set(map(str, listed))
+        if sum(trial.recipe in mine for trial in trials) >= self.most:
+            return None
+        worth = {
+            point: text
+            for point, text in self.allowed.items()
+            if not pointless(self.space.recipe(point), trials)
+        }
+        job = self.job
+        found = self.sample.propose(
+            self.space,
+            worth,
+            trials,
+            drop=job.allowed,
+            objective=job.budget.objective,
+            seed=job.seed,
+        )
+        return None if found is None else self.space.recipe(found)
+
+
+def allowed_points(job: Job, space: Space) -> Mapping[Point, str]:
+    """Points of the space whose recipes no runtime refuses."""
+    ask = ask_of(job)
+    found = {point: space.recipe(point) for point in space.points()}
+    return {point: str(recipe) for point, recipe in found.items() if not refusal_of(recipe, ask)}

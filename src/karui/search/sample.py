@@ -1,0 +1,121 @@
+"""Where to look next in a space of recipes too large to try: what was measured, taught to a sampler.
+
+All trials are replayed into a study of Optuna, whose Gaussian process models how costly a recipe is and
+whether it holds the budget (Gardner et al. 2014, expected improvement under constraints). Nothing is kept
+between two proposals: the same trials and the same seed give the same recipe.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+import optuna
+
+from karui.budget import Objective
+from karui.measurement import Trial
+from karui.space import Point, Space
+
+HOPELESS = 3.0  # of ``missed``: what failed is as bad as a drop of twenty times the budget
+
+
+def propose(
+    space: Space,
+    allowed: Mapping[Point, str],
+    trials: Sequence[Trial],
+    *,
+    drop: float,
+    objective: Objective = "latency",
+    seed: int = 0,
+) -> Point | None:
+    """The next point of ``allowed`` (points and their recipes) that no trial has; None when there is none.
+
+    drop: what may be lost, in the score's own unit.
+    """
+    tried = {trial.recipe: trial for trial in trials}
+    left = [point for point, recipe in allowed.items() if recipe not in tried]
+    if not left:
+        return None
+    known = {point: tried[recipe] for point, recipe in allowed.items() if recipe in tried}
+    return nearest(space, asked(space, known, drop, objective, seed), left)
+
+
+def asked(space: Space, known: Mapping[Point, Trial], drop: float, objective: Objective, seed: int) -> Point:
+    """What the sampler would try, which may be known or forbidden."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.GPSampler(seed=seed + len(known), n_startup_trials=1)
+    levels = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        study = optuna.create_study(sampler=sampler)
+        kinds = distributions(space)
+        costs = {point: cost(trial, objective) for point, trial in known.items()}
+        worst = max((value for value in costs.values() if value is not None), default=0.0)
+        for point, trial in known.items():
+            value = costs[point]
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(zip(kinds, choices(space, point), strict=True)),
+                    distributions=kinds,
+                    value=worst if value is None else value,
+                    constraints={"drop": missed(trial, drop)},
+                )
+            )
+        found = study.ask(kinds).params
+    finally:
+        optuna.logging.set_verbosity(levels)
+    return tuple(
+        found[axis.name] if axis.ordered else axis.choices.index(found[axis.name]) for axis in space.axes
+    )
+
+
+def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+    return {
+        axis.name: optuna.distributions.IntDistribution(0, len(axis.choices) - 1)
+        if axis.ordered
+        else optuna.distributions.CategoricalDistribution(axis.choices)
+        for axis in space.axes
+    }
+
+
+def choices(space: Space, point: Point) -> list[int | str]:
+    """A point as the sampler has it: places on ordered axes, names on others."""
+    return [
+        place if axis.ordered else axis.choices[place] for axis, place in zip(space.axes, point, strict=True)
+    ]
+
+
+def cost(trial: Trial, objective: Objective) -> float | None:
+    """What shall become least, as a logarithm; None for what was not measured."""
+    found = trial.measurement
+    if found is None or found.timing is None or found.speedup is None:
+        return None
+    if objective == "latency":
+        return -math.log(found.speedup.ratio)
+    return math.log(found.size_bytes if objective == "size" else found.timing.peak_memory_bytes)
+
+
+def missed(trial: Trial, drop: float) -> float:
+    """By how much the budget was missed, negative where it was held; squashed, for chance is chance."""
+    quality = trial.measurement.quality if trial.measurement else None
+    if trial.status == "failed" or quality is None:
+        return HOPELESS
+    unit = max(drop, 1e-3)
+    over = (quality.drop - drop) / unit
+    found = math.copysign(math.log1p(abs(over)), over)
+    return found if trial.kept or found > 0 else 0.1  # inside by luck: not surely
+
+
+def nearest(space: Space, point: Point, left: Sequence[Point]) -> Point:
+    """Of ``left`` the point that differs least: first on few axes, then by few places."""
+
+    def distance(other: Point) -> tuple[float, Point]:
+        steps = (
+            abs(a - b) / len(axis.choices) if axis.ordered else float(a != b)
+            for axis, a, b in zip(space.axes, point, other, strict=True)
+        )
+        return sum(steps), other
+
+    return min(left, key=distance)
