@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.graph.gram import on_support
+from karui.graph.gram import inverse, on_support
 from karui.graph.zero_shares import Curve, curve, least_damage
 
 
@@ -62,3 +62,12 @@ def test_a_curve_goes_as_far_as_the_goal_can_ask_and_never_falls():
     assert found.shares[0] == 0.6
     assert seen == [0.7, 0.8, 0.9, 0.95, 0.98]
     assert list(found.errors) == sorted(found.errors)
+
+
+def test_inputs_that_hardly_vary_leave_noise_and_are_factored_all_the_same():
+    """What float32 leaves of them may have a negative eigenvalue; what is not finite is an error."""
+    noise = torch.tensor([[6.2e-6, -4.1e-6, 8e-6], [-4.2e-6, 1e-7, 3e-6], [7e-6, 3e-6, 2e-6]]).double()
+    assert torch.linalg.eigvalsh(noise).min() < 0
+    assert (torch.linalg.eigvalsh(inverse(noise, 1e-2)) > 0).all()
+    with pytest.raises(RuntimeError):
+        inverse(noise * torch.nan)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 FLOAT32 = 1e-6
+TRIES = 20
 RIDGES = (1e-4, 1e-3, 1e-2)  # shares of the mean diagonal that are tried
 STEPS = 50  # of conjugate gradients at most, from weights that are near already
 SOLVED = 1e-8  # of the squared residual at the start, where they stop
@@ -66,8 +67,7 @@ def solve(H: Tensor, targets: Tensor, start: Tensor, keep: Tensor, ridge: float)
     part = H[keep][:, keep]
     amount = ridge * part.diagonal().mean().clamp(min=1e-12)
     old = start[keep]
-    factor = torch.linalg.cholesky(part + amount * torch.eye(len(part), dtype=part.dtype))
-    step = torch.cholesky_solve(targets[keep] - part @ old, factor)
+    step = torch.cholesky_solve(targets[keep] - part @ old, factored(part, amount))
     new = torch.zeros_like(start)
     new[keep] = old + step
     return new
@@ -159,7 +159,22 @@ def centred(H: Tensor) -> Tensor:
 def inverse(H: Tensor, ridge: float = 1e-4) -> Tensor:
     """H^-1, with a share of the mean diagonal added."""
     amount = ridge * H.diagonal().mean().clamp(min=1e-12)
-    return torch.cholesky_inverse(torch.linalg.cholesky(H + amount * torch.eye(len(H), dtype=H.dtype)))
+    return torch.cholesky_inverse(factored(H, amount))
+
+
+def factored(H: Tensor, amount: Tensor) -> Tensor:
+    """The Cholesky factor of H with ``amount`` on its diagonal.
+
+    Inputs that hardly vary leave nothing in H but the rounding of float32, which need not be positive: then
+    the amount grows until it is.
+    """
+    even, eye = (H + H.T) / 2, torch.eye(len(H), dtype=H.dtype)
+    for _ in range(TRIES):
+        factor, failed = torch.linalg.cholesky_ex(even + amount * eye)
+        if not failed:
+            return factor
+        amount = 10 * amount
+    return torch.linalg.cholesky(even)  # what is not finite fails here, with its reason
 
 
 def cross_loss(one: Moments, other: Moments, group: int, how: tuple[Tensor, Tensor, float]) -> float:
