@@ -12,7 +12,7 @@ demo: .venv/ready-to-run
 	$(BIN)/karui demo
 
 test: .venv/ready-to-develop
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready-to-develop
 	$(BIN)/ruff format --check src tests benchmarks examples
