@@ -35,6 +35,9 @@ def test_every_form_reads_alike(form):
 
 def test_batches_without_labels():
     assert read([X[:10], X[10:]]).targets is None
+    alone, named = read(X), read({"b": Y, "a": X}, ("a", "b"))
+    assert alone.targets is None and np.array_equal(alone.inputs["x"], X)
+    assert list(named.inputs) == ["a", "b"] and len(named) == len(X) and named.targets is None
 
 
 def test_several_inputs_by_position_and_by_name():

@@ -87,7 +87,7 @@ def join(batches: Sequence[Split]) -> Split:
 
 def items(data: Any, what: str) -> Iterator[Any]:
     """The batches of ``data``; a pair of arrays is one batch, a Dataset is batched here."""
-    if is_pair(data):
+    if is_pair(data) or is_array(data) or isinstance(data, Mapping):  # all of it, with targets or without
         yield data
         return
     if callable(data) and not isinstance(data, Iterable):

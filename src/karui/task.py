@@ -17,9 +17,9 @@ class Task:
     inputs: example inputs with a leading batch axis: a tensor, a tuple of tensors (positional
         arguments) or a dict of tensors (keyword arguments, or one dict argument). Taken from the
         first batch of data when not given.
-    calibrate, select, confirm: a ``Dataset``, a pair ``(inputs, targets)`` of arrays, or any
-        iterable of ``(inputs, targets)`` batches. With labels absent (batches that are just inputs) use
-        ``score="agreement"``. Give ``select`` alone and it is divided, deterministically.
+    calibrate, select, confirm: a ``Dataset``, a pair ``(inputs, targets)`` of arrays, inputs alone (an array,
+        or a dict of arrays by name), or any iterable of ``(inputs, targets)`` batches. With labels absent
+        (just inputs) use ``score="agreement"``. Give ``select`` alone and it is divided, deterministically.
     score: ``"top1"``, ``"top5"``, ``"mse"``, ``"agreement"``, a ``karui.Score`` or a function of
         (outputs, targets) that returns one number per sample or one for the whole set; higher is
         better.
