@@ -155,6 +155,6 @@ def outcome(case, tmp_path_factory) -> Callable[[str, str, str], Outcome]:
 
 def opened(name: str) -> runtimes.Runtime:
     try:
-        return runtimes.load(Named(name))
+        return runtimes.usable(Named(name))
     except MissingRuntime as error:
         pytest.skip(error.line)

@@ -37,6 +37,9 @@ class Bad(Runtime):
     def casts_in_torch(self, precision):
         return False
 
+    def lacks(self):
+        {lacks}
+
     def build(self, source, folder):
         (folder / "model.txt").write_text("a model")
         {build}
@@ -75,6 +78,7 @@ BAD = {
 UNUSABLE = {
     "absent": ("import a_package_that_is_not_there", "not installed: pip install 'karui[absent]'"),
     "broken": ("1 / 0", "broken cannot be used: ZeroDivisionError"),
+    "halved": ("", "not installed: fetch the other half"),
 }
 
 
@@ -91,7 +95,9 @@ def package(tmp_path_factory):
     for name in names:
         where, code, _ = BAD.get(name, ("load", "pass", ""))
         header = UNUSABLE.get(name, ("", ""))[0]
-        parts = {"header": header, "build": "pass", "load": "pass", "predict": "pass"} | {where: code}
+        lacks = "return 'fetch the other half'" if name == "halved" else "return ''"
+        parts = {"build": "pass", "load": "pass", "predict": "pass"} | {where: code}
+        parts |= {"header": header, "lacks": lacks}
         (folder / f"bad_{name}.py").write_text(RUNTIME.format(**parts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
@@ -144,16 +150,19 @@ def test_a_later_good_trial_is_not_harmed_by_a_dead_builder(outcome):
     assert rows.index("crashing_builder") < rows.index("segfaulting")  # the builder had to be started again
 
 
-def test_a_missing_runtime_that_was_asked_for_is_exit_code_4(package, cli, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("absent", "pip install 'karui[absent]'"), ("halved", "fetch the other half")]
+)
+def test_a_missing_runtime_that_was_asked_for_is_exit_code_4(package, cli, tmp_path, name, remedy):
     (tmp_path / "job.py").write_text(jobs.TASK_FILE)
-    for words in (["--runtimes", "absent"], ["--recipe", "fp32@absent"]):
+    for words in (["--runtimes", name], ["--recipe", f"fp32@{name}"]):
         said = cli("optimize", "job.py:task", "--out", "run", *words)
         assert said.code == 4
-        assert "pip install 'karui[absent]'" in said.err
+        assert remedy in said.err
         assert "Traceback" not in said.err
         assert not (tmp_path / "run").exists()
     with pytest.raises(MissingRuntime):
-        karui.optimize(jobs.mlp_task(), Target(runtimes=("absent",)), out=tmp_path / "run")
+        karui.optimize(jobs.mlp_task(), Target(runtimes=(name,)), out=tmp_path / "run")
 
 
 def test_doctor_tells_of_them(package, cli):

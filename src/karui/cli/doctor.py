@@ -48,10 +48,11 @@ def examine() -> dict[str, Any]:
 def state_of(name: str) -> str:
     from karui import runtimes
     from karui.errors import MissingRuntime, Unsupported, foreign
+    from karui.recipe import Named
 
     try:
         with foreign(Unsupported, "it cannot be used"):
-            runtimes.find(name)
+            runtimes.usable(Named(name))
     except MissingRuntime as error:
         return f"not installed: {error.fix}"
     except Unsupported as error:

@@ -26,7 +26,7 @@ from karui.optimize.result import Result, document
 from karui.optimize.watch import Silent, Watcher
 from karui.optimize.workshop import Workshop
 from karui.process import Limits
-from karui.recipe import Recipe, parse_recipe
+from karui.recipe import Named, Recipe, parse_recipe
 from karui.report import write
 from karui.search.enumerate import goal_met
 from karui.target import Target
@@ -149,7 +149,7 @@ def wanted_recipes(target: Target, budget: Budget, settings: Settings, *, trains
     """The recipes asked for, or the target's preset; restricted to the target's runtimes."""
     preset = presets.recipes(target.name, budget, trains=trains)
     for name in target.runtimes:
-        runtimes.find(name)
+        runtimes.usable(Named(name))
     found = [parse_recipe(text) for text in settings.recipes] or preset
     left = [recipe for recipe in found if not target.runtimes or recipe.runtime.name in target.runtimes]
     if not left:
@@ -185,7 +185,7 @@ def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[s
 
 def is_missing(recipe: Recipe) -> bool:
     try:
-        runtimes.find(recipe.runtime.name)
+        runtimes.usable(recipe.runtime)
     except MissingRuntime:
         return True
     return False

@@ -32,7 +32,7 @@ def refusal_of(recipe: Recipe, ask: Ask) -> str | None:
         with foreign(Unsupported, f"{recipe.runtime.name} cannot be used"):
             for step in recipe.steps:
                 techniques.load(step)
-            return runtimes.load(recipe.runtime).refuses(dataclasses.replace(ask, numerics=recipe.numerics))
+            return runtimes.usable(recipe.runtime).refuses(dataclasses.replace(ask, numerics=recipe.numerics))
     except MissingRuntime as error:
         return f"not installed: {error.fix}"
     except Unsupported as error:

@@ -98,6 +98,12 @@ class Runtime(ABC):
         """
         return ""
 
+    def lacks(self) -> str:
+        """The command that brings what this machine still needs beside the imported packages (a browser,
+        a converter of its own); empty where nothing is missing. Costs little.
+        """
+        return ""
+
     @abstractmethod
     def build(self, source: Source, folder: Path) -> Built:
         """Write everything ``load`` needs into the empty ``folder``."""
@@ -120,6 +126,14 @@ def names() -> list[str]:
 def load(named: Named) -> Runtime:
     """Import one runtime and set its options; a missing package becomes one clear sentence."""
     runtime: Runtime = construct(find(named.name), named)
+    return runtime
+
+
+def usable(named: Named) -> Runtime:
+    """The same, only if nothing else is missing either. Raises MissingRuntime with the remedy."""
+    runtime = load(named)
+    if remedy := runtime.lacks():
+        raise MissingRuntime(f"the runtime {named.name} is not complete on this machine", fix=remedy)
     return runtime
 
 
