@@ -109,18 +109,17 @@ class Child:
         )
 
     def memory_bytes(self, field: str = "VmRSS") -> Bytes:
-        """Resident memory now, or with ``VmHWM`` its peak; 0 where the system does not tell."""
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-                if line.startswith(f"{field}:"):
-                    return int(line.split()[1]) * 1024
-        return 0
+        """Resident memory of the child and of what it started, or with ``VmHWM`` their peaks together; what
+        they share counts for each. 0 where the system does not tell.
+        """
+        return sum(memory_of(pid, field) for pid in family(self.process.pid))
 
     def pin(self, cpus: Collection[int]) -> None:
-        """Keep all threads of the child on these CPUs, where the system knows how."""
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{self.process.pid}/task"):
-                os.sched_setaffinity(int(thread), cpus)
+        """Keep the child and what it started on these CPUs, all threads, where the system knows how."""
+        for pid in family(self.process.pid):
+            with contextlib.suppress(OSError):
+                for thread in os.listdir(f"/proc/{pid}/task"):
+                    os.sched_setaffinity(int(thread), cpus)
 
     def hang_up(self) -> None:
         """Ask the child to end; ``close`` makes sure of it."""
@@ -147,6 +146,24 @@ class Child:
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it and they have started; only itself where the system does not tell."""
+    found = [pid]
+    for parent in found:  # grows while it is walked
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, path.read_text().split())
+    return found
+
+
+def memory_of(pid: int, field: str) -> Bytes:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def environment(threads: int) -> dict[str, str]:

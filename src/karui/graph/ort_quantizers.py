@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from karui import host
 from karui.errors import BuildFailed, foreign
 from karui.graph.onnx import batches, kept_in_float, path_of
 
@@ -24,8 +23,10 @@ CALIBRATE_ROWS = 16  # samples held at once while ranges are found
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
-def static_int8(source: Source, prepared: Path, model: Path, calibration: str, per_channel: bool) -> None:
-    """u8 activations and s8 weights, by ``quantize_static``."""
+def static_int8(
+    source: Source, prepared: Path, model: Path, calibration: str, *, per_channel: bool, saturates: bool
+) -> None:
+    """u8 activations and s8 weights, by ``quantize_static``. saturates: weights get 7 bits."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     quantize_static(
@@ -34,7 +35,7 @@ def static_int8(source: Source, prepared: Path, model: Path, calibration: str, p
         Reader(source),
         quant_format=QuantFormat.QDQ,
         per_channel=per_channel,
-        reduce_range=host.saturates(host.flags()),
+        reduce_range=saturates,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=excluded(prepared, source),

@@ -21,6 +21,7 @@ from karui.errors import MissingRuntime, UsageError
 from karui.numerics import Numerics
 from karui.options import construct, only_class
 from karui.recipe import Named
+from karui.units import Seconds
 
 if TYPE_CHECKING:
     from karui.data import Array, Arrays
@@ -81,6 +82,25 @@ class Built:
     reference: Sequence[Array] | None = None
 
 
+class Elsewhere(ABC):
+    """A ``Predict`` whose model does not run in the calling process: in a browser's page, on a device.
+
+    It brings a clock that stands beside the model, so that the way there and back is in no timing.
+    """
+
+    @abstractmethod
+    def __call__(self, arrays: Arrays) -> list[Array]:
+        """The flat list of outputs, as of every ``Predict``."""
+
+    @abstractmethod
+    def timed(self, arrays: Arrays, calls: int) -> list[Seconds]:
+        """Seconds of a call on ``arrays``, which are there before the first starts; one number a sample.
+
+        A sample may be the mean of several calls in a row where the clock is too coarse for one; all
+        samples then are of equally many, and at least ``calls`` are made.
+        """
+
+
 class Runtime(ABC):
     """Three verbs and no state in between; subclasses are final frozen dataclasses."""
 
@@ -113,7 +133,8 @@ class Runtime(ABC):
         """Open ``folder``: a function from input arrays by name to the flat list of outputs.
 
         It takes any batch the signature allows, copies nothing it need not, and runs in the
-        measuring process, which has loaded no torch unless this runtime needs it.
+        measuring process, which has loaded no torch unless this runtime needs it. Where the model runs
+        in no process of ours, the function is an ``Elsewhere``.
         """
 
 
