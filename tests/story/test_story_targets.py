@@ -14,7 +14,7 @@ from karui.budget import Budget
 from karui.cli.main import main
 from karui.errors import MeasureFailed
 
-OFFERED = {"all", "cpu", "edge", "mobile"}
+OFFERED = {"all", "browser", "cpu", "edge", "mobile"}
 
 
 @pytest.mark.parametrize("target", presets.names())
@@ -29,9 +29,10 @@ def test_what_is_offered():
     used = {
         name: {recipe.runtime.name for recipe in presets.recipes(name, Budget())} for name in presets.names()
     }
-    assert set(used) == OFFERED  # no browser, no gpu: their runtimes are not here yet
+    assert set(used) == OFFERED  # no gpu: its runtime is not here yet
+    assert used["browser"] == {"ort_web"} and not used["browser"] & used["cpu"]
     assert used["mobile"] == {"executorch", "coreml"} and not used["mobile"] & used["cpu"]
-    assert used["all"] == used["cpu"] | used["edge"] | used["mobile"]
+    assert used["all"] == used["cpu"] | used["edge"] | used["mobile"] | used["browser"]
     assert used["all"] == set(runtimes.names())
 
 
@@ -95,19 +96,47 @@ def test_what_cannot_run_here_is_verified_kept_and_listed_and_never_chosen(tmp_p
         compare([folder, folder], 1, 1, jobs.SHORT, jobs.PATIENT)
 
 
-def test_a_missing_package_is_a_row_and_breaks_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "karui.runtimes.executorch", raising=False)
-    monkeypatch.setitem(sys.modules, "executorch", None)
+@pytest.mark.gate
+def test_a_browser_takes_part_in_a_run(tmp_path):
     result = karui.optimize(
         jobs.mlp_task(),
-        karui.Target("edge"),
+        karui.Target("browser"),
+        budget=karui.Budget(max_drop=100),
         out=tmp_path / "run",
-        settings=jobs.quick("fp32@executorch", "fp32@onnxruntime"),
+        settings=jobs.quick("fp32@ort_web", "int8@ort_web", "bf16@ort_web", "int8@ort_web:provider=webgpu"),
+    )
+    trials = {trial["recipe"]: trial for trial in result.facts["trials"]}
+    assert set(trials) == {"fp32@torch_eager", "fp32@ort_web", "int8@ort_web"}
+    for trial in trials.values():
+        assert trial["status"] in ("kept", "rejected"), trial["reason"]
+        assert trial["verification"]["status"] == "verified on runtime"
+        assert trial["speedup"]["ratio"] > 0 and trial["samples_s"]
+    assert trials["int8@ort_web"]["executed"]["int8_macs"] == 1.0
+    assert trials["int8@ort_web"]["speedup_same_runtime"]["against"] == "ort_web-fp32"
+    reasons = {entry["recipe"]: entry["reason"] for entry in result.facts["refused"]}
+    assert "bfloat16" in reasons["bf16@ort_web"]
+    assert "no INT8 kernels" in reasons["int8@ort_web:provider=webgpu"]
+
+
+@pytest.mark.gate
+def test_a_missing_package_or_browser_is_a_row_and_breaks_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "karui.runtimes.executorch", raising=False)
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    monkeypatch.setenv("KARUI_CHROMIUM", str(tmp_path / "none"))
+    result = karui.optimize(
+        jobs.mlp_task(),
+        karui.Target("all"),
+        out=tmp_path / "run",
+        settings=jobs.quick("fp32@executorch", "fp32@ort_web", "fp32@onnxruntime"),
     )
     assert {trial["recipe"] for trial in result.facts["trials"]} == {"fp32@torch_eager", "fp32@onnxruntime"}
-    assert [entry["reason"] for entry in result.facts["refused"]] == [
-        "not installed: pip install 'karui[executorch]'"
-    ]
+    reasons = {entry["runtime"]: entry["reason"] for entry in result.facts["refused"]}
+    assert set(reasons) == {"executorch", "ort_web"}
+    assert reasons["executorch"] == "not installed: pip install 'karui[executorch]'"
+    assert reasons["ort_web"].startswith("not installed: apt-get install chromium")
+    monkeypatch.setenv("KARUI_ORT_WEB", str(tmp_path))
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    assert "not installed: pip install 'karui[executorch]'" in said and "targets: all, cpu" in said
+    assert "not installed: pip install 'karui[executorch]'" in said and "targets: all, browser, cpu" in said
+    (line,) = [line for line in said.splitlines() if line.strip().startswith("ort_web")]
+    assert "not installed: npm install" in line and "apt-get install chromium" in line

@@ -25,6 +25,11 @@ def onnxruntime(*, saturates: bool, per_channel: bool = True) -> Profile:
     )
 
 
+def ort_web(*, saturates: bool = False) -> Profile:
+    """As ONNX Runtime elsewhere; its WebAssembly kernels widen products, so that nothing saturates."""
+    return onnxruntime(saturates=False)
+
+
 def openvino(*, saturates: bool, per_channel: bool = True) -> Profile:
     """u8 activations and s8 weights; results of convolutions on a grid, or its kernel stays in float.
 
@@ -78,6 +83,7 @@ BY_RUNTIME: dict[str, Callable[..., Profile]] = {
     "torch_compile": inductor,
     "aot_inductor": inductor,
     "executorch": executorch,
+    "ort_web": ort_web,
 }
 
 

@@ -1,0 +1,29 @@
+"""A web page: ONNX Runtime Web, by WebAssembly and by WebGPU. Times are of Chromium on this machine."""
+
+from __future__ import annotations
+
+from karui.budget import Budget
+from karui.numerics import PRECISIONS
+from karui.presets import _narrower, _spaces
+from karui.recipe import Recipe, parse_recipe
+from karui.space import Space
+
+RUNTIMES = ("ort_web",)
+COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
+GPU = ("fp32@ort_web:provider=webgpu", "fp16@ort_web:provider=webgpu")
+
+
+def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
+    """Every precision by WebAssembly, the float ones by WebGPU, then narrower networks.
+
+    A limit on the latency is a goal too. trains: narrower networks are also trained.
+    """
+    grid = [f"{precision}@ort_web" for precision in COMPUTED] + list(GPU)
+    limit = budget.max_latency_s
+    goal = [f"prune_channels:latency_s={limit} + {p}@ort_web" for p in ("fp32", "int8")] if limit else []
+    narrower = _narrower.calibrated(RUNTIMES) + (_narrower.trained(RUNTIMES, budget) if trains else [])
+    return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower])]
+
+
+def space(budget: Budget, *, trains: bool = False) -> Space:
+    return _spaces.composed(RUNTIMES, COMPUTED, budget, trains=trains)
