@@ -5,13 +5,15 @@
 # make families  torchvision's models and 85 timm families, in an environment of their own (an hour; resumable)
 PYTHON ?= python3
 BIN := .venv/bin
+ORT_WEB := 1.30.0
+NPM := npm install --silent --ignore-scripts --no-audit --no-fund
 
 .PHONY: demo test check data bench zoo families newest clean
 
 demo: .venv/ready-to-run
 	$(BIN)/karui demo
 
-test: .venv/ready-to-develop
+test: .venv/ready-to-develop .venv/node_modules/onnxruntime-web/package.json
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready-to-develop
@@ -42,6 +44,7 @@ families: .venv-families/ready
 newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet -e '.[dev]'
+	$(NPM) --prefix .venv-newest onnxruntime-web@$(ORT_WEB)
 	.venv-newest/bin/python -m pytest
 
 .venv/pip:
@@ -54,6 +57,10 @@ newest:
 
 .venv/ready-to-develop: .venv/ready-to-run
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/node_modules/onnxruntime-web/package.json: .venv/pip
+	$(NPM) --prefix .venv onnxruntime-web@$(ORT_WEB)
 	@touch $@
 
 clean:

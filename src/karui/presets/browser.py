@@ -14,15 +14,16 @@ GPU = ("fp32@ort_web:provider=webgpu", "fp16@ort_web:provider=webgpu")
 
 
 def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
-    """Every precision by WebAssembly, the float ones by WebGPU, then narrower networks.
+    """Every precision by WebAssembly, then narrower networks, then the float ones by WebGPU.
 
-    A limit on the latency is a goal too. trains: narrower networks are also trained.
+    The last are slow where there is no GPU. A limit on the latency is a goal too. trains: narrower networks
+    are also trained.
     """
-    grid = [f"{precision}@ort_web" for precision in COMPUTED] + list(GPU)
+    grid = [f"{precision}@ort_web" for precision in COMPUTED]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {p}@ort_web" for p in ("fp32", "int8")] if limit else []
     narrower = _narrower.calibrated(RUNTIMES) + (_narrower.trained(RUNTIMES, budget) if trains else [])
-    return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower])]
+    return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower, *GPU])]
 
 
 def space(budget: Budget, *, trains: bool = False) -> Space:
