@@ -132,6 +132,22 @@ def test_the_artifact_is_a_plain_onnx_file(net, made):
         subprocess.run([sys.executable, "-c", code], cwd=made(numerics)[0], check=True)
 
 
+def test_weights_that_are_mostly_zero_travel_packed(net, tmp_path):
+    sparse = Net().eval()
+    with torch.no_grad():
+        for weight in (sparse.first.weight, sparse.second.weight, sparse.head.weight):
+            weight.mul_(torch.rand_like(weight) > 0.9)
+    source = source_of(sparse, net[1].probe["image"][:64], tmp_path)
+    (tmp_path / "artifact").mkdir()
+    runtime = load(parse_named("ort_web"))
+    built = runtime.build(source, tmp_path / "artifact")
+    assert built.executed["zeros_saved_bytes"] > 0.6 * 4 * sum(p.numel() for p in sparse.parameters())
+    opened = runtime.load(tmp_path / "artifact", source.signature, 1)
+    found, wanted = opened(rows_of(source, 64))[0], answers_of(sparse, source)
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    opened.session.close()
+
+
 def test_weights_of_half_precision_and_dynamic_int8_run_too(net, made, page):
     sizes = {n: (made(n)[0] / "model.onnx").stat().st_size for n in ("fp32", "fp16", "int8_dynamic")}
     assert sizes["fp16"] < 0.65 * sizes["fp32"] and sizes["int8_dynamic"] < sizes["fp32"]

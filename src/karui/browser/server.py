@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import secrets
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,11 +43,13 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, self.shelf))
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/{self.shelf.secret}/"
+        self.close = weakref.finalize(self, end, self.http)
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+
+def end(http: ThreadingHTTPServer) -> None:
+    http.shutdown()
+    http.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
