@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
 
 import jobs
+import numpy as np
 import pytest
 
 import karui
@@ -12,6 +15,7 @@ from karui import presets, runtimes
 from karui.bench.compare import compare
 from karui.budget import Budget
 from karui.cli.main import main
+from karui.data import open_arrays
 from karui.errors import MeasureFailed
 
 OFFERED = {"all", "browser", "cpu", "edge", "mobile"}
@@ -116,6 +120,15 @@ def test_a_browser_takes_part_in_a_run(tmp_path):
     reasons = {entry["recipe"]: entry["reason"] for entry in result.facts["refused"]}
     assert "bfloat16" in reasons["bf16@ort_web"]
     assert "no INT8 kernels" in reasons["int8@ort_web:provider=webgpu"]
+
+    artifact, shown = tmp_path / "run" / "trials" / "ort_web-int8" / "artifact", tmp_path / "shown"
+    assert main(["export", str(artifact), "--to", str(shown), "--page", "--samples", "4"]) == 0
+    text = (shown / "index.html").read_text().partition('id="config">')[2].partition("</script>")[0]
+    config, rows = json.loads(text), open_arrays(tmp_path / "run" / "data" / "probe")
+    (port,) = config["inputs"]
+    held = [np.frombuffer(base64.b64decode(sample[0]), port["type"]) for sample in config["samples"]]
+    np.testing.assert_array_equal(held, rows[port["name"]][:4])
+    assert config["title"] == "mlp" and not config["random"]
 
 
 @pytest.mark.gate
