@@ -1,4 +1,4 @@
-"""The runtimes of phones and boards: every precision on four kinds of network, measured or with its reason.
+"""The runtimes of phones, boards and browsers: every precision on four kinds of network, with its reason.
 
     python -m benchmarks.targets > benchmarks/results/targets.md
 
@@ -25,7 +25,7 @@ from karui.numerics import PRECISIONS
 from karui.optimize import Settings
 
 NETWORKS = ("mnist", "fashion", "encoder", "lstm")
-RUNTIMES = ("onnxruntime", "executorch", "coreml")
+RUNTIMES = ("onnxruntime", "executorch", "coreml", "ort_web")
 COLUMNS = (
     "network", "runtime", "precision", "vs eager", "vs FP32, same runtime", "size", "points lost",
     "MACs in INT8", "outcome",
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES))
     args = parser.parse_args()
     facts = host.facts()
-    print("# The runtimes of phones and boards\n")
+    print("# The runtimes of phones, boards and browsers\n")
     print(f"{facts['cpu']}, {', '.join(facts['flags'])}; one thread, batch 1. Ratios above 1 are faster.\n")
     print(f"| {' | '.join(COLUMNS)} |\n|---|---|---|{'--:|' * (len(COLUMNS) - 4)}---|")
     for name in args.networks:
