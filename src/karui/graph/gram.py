@@ -169,12 +169,14 @@ def factored(H: Tensor, amount: Tensor) -> Tensor:
     the amount grows until it is.
     """
     even, eye = (H + H.T) / 2, torch.eye(len(H), dtype=H.dtype)
+    factor: Tensor
     for _ in range(TRIES):
         factor, failed = torch.linalg.cholesky_ex(even + amount * eye)
         if not failed:
             return factor
         amount = 10 * amount
-    return torch.linalg.cholesky(even)  # what is not finite fails here, with its reason
+    factor = torch.linalg.cholesky(even)  # what is not finite fails here, with its reason
+    return factor
 
 
 def cross_loss(one: Moments, other: Moments, group: int, how: tuple[Tensor, Tensor, float]) -> float:
