@@ -13,7 +13,7 @@ NPM := npm install --silent --ignore-scripts --no-audit --no-fund
 demo: .venv/ready-to-run
 	$(BIN)/karui demo
 
-test: .venv/ready-to-develop .venv/node_modules/onnxruntime-web/package.json
+test: .venv/ready-to-develop .venv/node_modules/onnxruntime-web/package.json .venv-litert/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready-to-develop
@@ -41,11 +41,19 @@ families: .venv-families/ready
 	.venv-families/bin/pip install --quiet --no-deps torch-pruning==1.6.1
 	@touch $@
 
+# LiteRT's converter fits no other runtime's packages; the same torch reads what torch has saved
+.venv-litert/ready: constraints-litert.txt
+	$(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/pip install --quiet -c constraints-litert.txt torch==2.13.0 litert-torch==0.10.0
+	@touch $@
+
 newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet -e '.[dev]'
 	$(NPM) --prefix .venv-newest onnxruntime-web@$(ORT_WEB)
-	.venv-newest/bin/python -m pytest
+	$(PYTHON) -m venv .venv-newest-litert
+	.venv-newest-litert/bin/pip install --quiet litert-torch $$(.venv-newest/bin/pip freeze | grep "^torch==" | cut -d+ -f1)
+	KARUI_LITERT_PYTHON=$(CURDIR)/.venv-newest-litert/bin/python .venv-newest/bin/python -m pytest -n 2 --dist loadfile
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
@@ -64,4 +72,4 @@ newest:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-newest .venv-families karui-runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-newest-litert .venv-families .venv-litert karui-runs .pytest_cache .mypy_cache .ruff_cache

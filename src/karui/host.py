@@ -21,6 +21,7 @@ PACKAGES = (
     "torchao",
     "executorch",
     "coremltools",
+    "ai-edge-litert",
 )
 TELLING = (
     "avx2",

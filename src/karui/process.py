@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,9 +37,20 @@ class Limits:
 
 
 class Child:
-    """``python -m module args``, spoken to over its standard input and output."""
+    """``python -m module args``, spoken to over its standard input and output.
 
-    def __init__(self, module: str, args: list[str], log: Path, threads: int, limits: Limits) -> None:
+    python: another interpreter, with what shall stand for ``-m module``.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        args: list[str],
+        log: Path,
+        threads: int,
+        limits: Limits,
+        python: Sequence[str] = (),
+    ) -> None:
         self.name, self.log, self.limits = module.rpartition(".")[2], log, limits
         self.over = False
         self.memory_limit = limits.bytes or memory_bytes() * 4 // 5
@@ -47,7 +58,7 @@ class Child:
         with log.open("ab") as stderr:
             self.heard = stderr.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *args],
+                [*(python or (sys.executable, "-m", module)), *args],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

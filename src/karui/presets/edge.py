@@ -8,7 +8,7 @@ from karui.presets import _narrower, _spaces
 from karui.recipe import Recipe, parse_recipe
 from karui.space import Space
 
-RUNTIMES = ("onnxruntime", "executorch")
+RUNTIMES = ("onnxruntime", "executorch", "litert")
 COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
 
 

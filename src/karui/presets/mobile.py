@@ -8,8 +8,8 @@ from karui.presets import _narrower, _spaces
 from karui.recipe import Recipe, parse_recipe
 from karui.space import Space
 
-RUNTIMES = ("executorch", "coreml")
-NARROWED = ("executorch",)
+RUNTIMES = ("executorch", "litert", "coreml")
+NARROWED = ("executorch", "litert")
 
 
 def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
@@ -20,7 +20,11 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     grid = [f"{precision}@{runtime}" for runtime in RUNTIMES for precision in PRECISIONS]
     grid += ["int8_weights@coreml:palette=6", "int8_weights@coreml:palette=4"]
     limit = budget.max_latency_s
-    goal = [f"prune_channels:latency_s={limit} + {p}@executorch" for p in ("fp32", "int8")] if limit else []
+    goal = [
+        f"prune_channels:latency_s={limit} + {precision}@{runtime}"
+        for precision in ("fp32", "int8")
+        for runtime in (NARROWED if limit else ())
+    ]
     narrower = _narrower.calibrated(NARROWED) + (_narrower.trained(NARROWED, budget) if trains else [])
     return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower])]
 

@@ -1,7 +1,7 @@
 """A program with ``karui::fake_quant`` in the operations that torch's own lowerings know (PT2E).
 
-Weights are stored as integers behind a dequantization; activations pass a pair. Inductor, ExecuTorch and
-LiteRT read this form.
+Weights are stored as integers behind a dequantization; activations pass a pair. Inductor and ExecuTorch read
+this form. LiteRT's converter wants weights in float behind a pair of their own, and folds it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from karui.graph.consumers import tensor_at
-from karui.graph.fake_quant import integers
+from karui.graph.fake_quant import fake_quant, integers
 from karui.graph.fold import put
 from karui.graph.inductor_int8 import operations
 from karui.graph.program import delete_unread
@@ -30,12 +30,16 @@ def emit(graph: GraphModule) -> None:
     rewrite(graph)
 
 
-def rewrite(graph: GraphModule) -> None:
-    """Every ``fake_quant`` of ``graph``, in place."""
+def rewrite(graph: GraphModule, *, folded: bool = True) -> None:
+    """Every ``fake_quant`` of ``graph``, in place. folded: whether weights are stored as integers."""
     operations()
     for node in list(graph.graph.nodes):
-        if node.target is OP:
-            (store if node.args[0].op == "get_attr" else pair)(graph, node)
+        if node.target is not OP:
+            continue
+        if node.args[0].op == "get_attr":
+            store(graph, node, folded=folded)
+        else:
+            pair(graph, node)
     graph.graph.eliminate_dead_code()
     delete_unread(graph)
     graph.recompile()
@@ -58,25 +62,34 @@ def pair(graph: GraphModule, node: Any) -> None:
     replace(graph, node, whole, back)
 
 
-def store(graph: GraphModule, node: Any) -> None:
-    """A weight: integers, and back."""
+def store(graph: GraphModule, node: Any, *, folded: bool) -> None:
+    """A weight: integers and back, or the floats that they stand for, to integers and back."""
     known = torch.ops.quantized_decomposed
     scale, zero = parameters(graph, node)
     low, high, axis = node.args[3:6]
     weight = tensor_at(graph, node.args[0].target).detach()
-    rounded = integers(weight, scale, zero, low, high, axis)
     home = f"{HOME}.{str(node.args[0].target).replace('.', '_')}"
-    kept = {"integers": rounded.to(kind(low)), "scales": scale, "zeros": zero.long()}
-    steps: tuple[Any, ...]
     with graph.graph.inserting_before(node):
-        parts = [graph.graph.get_attr(put(graph, f"{home}.{name}", value)) for name, value in kept.items()]
-        if axis < 0:
-            steps = (float(scale), int(zero), low, high, kind(low))
-            back = graph.graph.call_function(known.dequantize_per_tensor.default, (parts[0], *steps))
+        steps = grid(graph, home, scale, zero, node)
+        if folded:
+            kept = integers(weight, scale, zero, low, high, axis).to(kind(low))
+            whole = graph.graph.get_attr(put(graph, f"{home}.integers", kept))
         else:
-            steps = (parts[1], parts[2], axis, low, high, kind(low))
-            back = graph.graph.call_function(known.dequantize_per_channel.default, (parts[0], *steps))
-    replace(graph, node, parts[0], back)
+            floats = put(graph, f"{home}.floats", fake_quant(weight, scale, zero, low, high, axis))
+            there = known.quantize_per_tensor if axis < 0 else known.quantize_per_channel
+            whole = graph.graph.call_function(there.default, (graph.graph.get_attr(floats), *steps))
+        back = known.dequantize_per_tensor if axis < 0 else known.dequantize_per_channel
+        replace(graph, node, whole, graph.graph.call_function(back.default, (whole, *steps)))
+
+
+def grid(graph: GraphModule, home: str, scale: Tensor, zero: Tensor, node: Any) -> tuple[Any, ...]:
+    """What the operations take behind their tensor; scales of many outputs are stored under ``home``."""
+    low, high, axis = node.args[3:6]
+    if axis < 0:
+        return (float(scale), int(zero), low, high, kind(low))
+    kept = {"scales": scale, "zeros": zero.long()}
+    nodes = [graph.graph.get_attr(put(graph, f"{home}.{name}", value)) for name, value in kept.items()]
+    return (*nodes, axis, low, high, kind(low))
 
 
 def kind(low: int) -> torch.dtype:

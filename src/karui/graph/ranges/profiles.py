@@ -69,6 +69,11 @@ def executorch(*, saturates: bool = False) -> Profile:
     )
 
 
+def litert(*, saturates: bool = False) -> Profile:
+    """For XNNPACK again, behind LiteRT's converter, which joins what stands between two roundings."""
+    return executorch(saturates=saturates)
+
+
 def tensorrt() -> Profile:
     """Symmetric everywhere, zero points of zero, biases in float; on a grid before layers and around sums.
 
@@ -84,6 +89,7 @@ BY_RUNTIME: dict[str, Callable[..., Profile]] = {
     "aot_inductor": inductor,
     "executorch": executorch,
     "ort_web": ort_web,
+    "litert": litert,
 }
 
 
