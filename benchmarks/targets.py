@@ -25,7 +25,7 @@ from karui.numerics import PRECISIONS
 from karui.optimize import Settings
 
 NETWORKS = ("mnist", "fashion", "encoder", "lstm")
-RUNTIMES = ("onnxruntime", "executorch", "coreml", "ort_web")
+RUNTIMES = ("onnxruntime", "executorch", "litert", "coreml", "ort_web")
 COLUMNS = (
     "network", "runtime", "precision", "vs eager", "vs FP32, same runtime", "size", "points lost",
     "MACs in INT8", "outcome",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.docs import pages
-from tests.runtimes.torch_source import answers_of, cosine, rows_of, source_of
+from tests.runtimes.torch_source import Recurrent, Residual, answers_of, cosine, rows_of, source_of
 from torch import nn
 
 from karui.errors import BuildFailed, Unsupported
@@ -20,32 +20,6 @@ from karui.runtimes import Ask, Built, Source, load
 pytest.importorskip("executorch")
 executorch = load(parse_named("executorch"))
 ROWS = 100
-
-
-class Residual(nn.Module):
-    """What convolution networks are made of: (n, 1, 8, 8) -> (n, 4)"""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.inner, self.deep = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.head = nn.Linear(8 * 16, 4)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        seen = torch.relu(self.norm(self.stem(image)))
-        seen = nn.functional.max_pool2d(torch.relu(self.inner(seen) + seen), 2)
-        return self.head(nn.functional.hardswish(self.deep(seen)).flatten(1))
-
-
-class Recurrent(nn.Module):
-    """(n, 1, 5, 6) -> (n, 3), row by row"""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.head(self.lstm(image.squeeze(1))[0][:, -1])
 
 
 class Attention(nn.Module):

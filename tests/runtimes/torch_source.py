@@ -34,6 +34,32 @@ class Faulty(nn.Module):
         return self.head(torch.tanh(self.inner(seen) + self.place))
 
 
+class Residual(nn.Module):
+    """What convolution networks are made of: (n, 1, 8, 8) -> (n, 4)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.inner, self.deep = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8 * 16, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        seen = torch.relu(self.norm(self.stem(image)))
+        seen = nn.functional.max_pool2d(torch.relu(self.inner(seen) + seen), 2)
+        return self.head(nn.functional.hardswish(self.deep(seen)).flatten(1))
+
+
+class Recurrent(nn.Module):
+    """(n, 1, 5, 6) -> (n, 3), row by row"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(image.squeeze(1))[0][:, -1])
+
+
 def source_of(model: nn.Module, rows: np.ndarray, folder: Path, numerics: str = "fp32") -> Source:
     """``model`` captured in the precision that the torch runtimes want for ``numerics``."""
     signature, arrays = signature_of(model, torch.tensor(rows), 1)
