@@ -23,7 +23,7 @@ from karui.runtimes import Ask, Built, Source, load
 
 pytest.importorskip("ai_edge_litert")
 litert = load(parse_named("litert"))
-made_here = pytest.mark.skipif(bool(litert_converter.missing()), reason=litert_converter.missing())
+made_here = pytest.mark.skipif(bool(litert_converter.lacking()), reason=litert_converter.lacking())
 ROWS, BATCH = 100, 16
 
 
@@ -116,7 +116,6 @@ def test_int8_is_what_the_table_meant_and_xnnpack_takes_it(net, made):
 def test_the_demos_resnet_runs_in_int8_kernels_of_xnnpack_and_loses_no_points(tmp_path):
     arrays, model = demo.load_arrays(), demo.model()
     source = source_of(model, arrays.train_images[:300], tmp_path / "source")
-    source = dataclasses.replace(source, batch=100)
     folder = tmp_path / "artifact"
     folder.mkdir()
     built = build(source, "int8", folder)
@@ -192,11 +191,11 @@ def test_litert_finds_ranges_itself(net, made, recipe, kernels, left):
 def test_recurrent_layers_are_unrolled(tmp_path):
     torch.manual_seed(0)
     model = Recurrent().eval()
-    source = source_of(model, rows(1, 5, 6), tmp_path)
+    source = source_of(model, rows(1, 3, 6), tmp_path)
     folder = tmp_path / "artifact"
     folder.mkdir()
     built = build(source, "fp32", folder)
-    assert built.executed["delegated"]["TANH"] >= 2 * 5  # of each time step
+    assert built.executed["delegated"]["TANH"] == 2 * 3  # of each time step
     wanted = answers_of(model, source)
     assert np.abs(answered(folder, source, 8) - wanted[:8]).max() <= 1e-4 * np.abs(wanted).max()
 
@@ -251,7 +250,7 @@ def test_without_its_converter_it_refuses_and_names_the_command(net, tmp_path, m
     assert wanted in asked("fp32")
     with pytest.raises(MissingRuntime) as error:
         build(net[1], "fp32", tmp_path)
-    assert wanted in error.value.why
+    assert wanted in error.value.fix
     assert "no bfloat16" in asked("bf16")  # what no converter could change is said first
     monkeypatch.setenv("KARUI_LITERT_PYTHON", str(tmp_path / "nowhere"))
     assert str(tmp_path / "nowhere") in asked("fp32")

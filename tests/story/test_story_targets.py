@@ -35,31 +35,37 @@ def test_what_is_offered():
     }
     assert set(used) == OFFERED  # no gpu: its runtime is not here yet
     assert used["browser"] == {"ort_web"} and not used["browser"] & used["cpu"]
-    assert used["mobile"] == {"executorch", "coreml"} and not used["mobile"] & used["cpu"]
+    assert used["mobile"] == {"executorch", "litert", "coreml"} and not used["mobile"] & used["cpu"]
     assert used["all"] == used["cpu"] | used["edge"] | used["mobile"] | used["browser"]
     assert used["all"] == set(runtimes.names())
 
 
 @pytest.mark.gate
-def test_a_phones_runtime_takes_part_in_a_run(tmp_path):
+def test_a_phones_runtimes_take_part_in_a_run(tmp_path):
     pytest.importorskip("executorch")
+    pytest.importorskip("ai_edge_litert")
+    made = [
+        f"{precision}@{runtime}" for runtime in ("executorch", "litert") for precision in ("fp32", "int8")
+    ]
     result = karui.optimize(
         jobs.mlp_task(),
-        karui.Target("mobile"),
+        karui.Target("mobile", ("executorch", "litert")),
         budget=karui.Budget(max_drop=100),
         out=tmp_path / "run",
-        settings=jobs.quick("fp32@executorch", "int8@executorch", "fp16@executorch"),
+        settings=jobs.quick(*made, "fp16@executorch", "bf16@litert"),
     )
     trials = {trial["recipe"]: trial for trial in result.facts["trials"]}
-    assert set(trials) == {"fp32@torch_eager", "fp32@executorch", "int8@executorch"}
+    assert set(trials) == {"fp32@torch_eager", *made}
     for trial in trials.values():
         assert trial["status"] in ("kept", "rejected"), trial["reason"]
         assert trial["verification"]["status"] == "verified on runtime"
         assert trial["speedup"]["ratio"] > 0 and trial["samples_s"]
-    assert trials["int8@executorch"]["executed"]["int8_macs"] == 1.0
-    assert trials["int8@executorch"]["speedup_same_runtime"]["against"] == "executorch-fp32"
-    assert "fp32@executorch" in result.table() and "not tried" in result.table()
-    assert [entry["recipe"] for entry in result.facts["refused"]] == ["fp16@executorch"]
+    for runtime in ("executorch", "litert"):
+        assert trials[f"int8@{runtime}"]["executed"]["int8_macs"] == 1.0
+        assert trials[f"int8@{runtime}"]["speedup_same_runtime"]["against"] == f"{runtime}-fp32"
+        assert f"fp32@{runtime}" in result.table()
+    assert "not tried" in result.table()
+    assert [entry["recipe"] for entry in result.facts["refused"]] == ["fp16@executorch", "bf16@litert"]
 
 
 @pytest.mark.gate
@@ -132,19 +138,21 @@ def test_a_browser_takes_part_in_a_run(tmp_path):
 
 
 @pytest.mark.gate
-def test_a_missing_package_or_browser_is_a_row_and_breaks_nothing(tmp_path, monkeypatch, capsys):
+def test_a_missing_package_browser_or_converter_is_a_row_and_breaks_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "karui.runtimes.executorch", raising=False)
     monkeypatch.setitem(sys.modules, "executorch", None)
     monkeypatch.setenv("KARUI_CHROMIUM", str(tmp_path / "none"))
+    monkeypatch.setenv("KARUI_LITERT_PYTHON", str(tmp_path / "nowhere"))
     result = karui.optimize(
         jobs.mlp_task(),
         karui.Target("all"),
         out=tmp_path / "run",
-        settings=jobs.quick("fp32@executorch", "fp32@ort_web", "fp32@onnxruntime"),
+        settings=jobs.quick("fp32@executorch", "fp32@litert", "fp32@ort_web", "fp32@onnxruntime"),
     )
     assert {trial["recipe"] for trial in result.facts["trials"]} == {"fp32@torch_eager", "fp32@onnxruntime"}
     reasons = {entry["runtime"]: entry["reason"] for entry in result.facts["refused"]}
-    assert set(reasons) == {"executorch", "ort_web"}
+    assert set(reasons) == {"executorch", "litert", "ort_web"}
+    assert "bin/pip install torch==" in reasons["litert"] or "karui[litert]" in reasons["litert"]
     assert reasons["executorch"] == "not installed: pip install 'karui[executorch]'"
     assert reasons["ort_web"].startswith("not installed: apt-get install chromium")
     monkeypatch.setenv("KARUI_ORT_WEB", str(tmp_path))

@@ -39,20 +39,18 @@ def convert(asked: Mapping[str, Any]) -> str:
         raise BuildFailed("LiteRT's converter could not take the model", why=error.line) from error
 
 
-def missing() -> str:
-    """What is missing and the command that installs it, in one line; empty where the converter is there."""
+def lacking() -> str:
+    """The command that brings the converter; empty where it is there."""
     named = os.environ.get(NAMED)
     if find_spec(PACKAGE) or Path(named or beside()).is_file():
         return ""
-    if named:
-        return f"{NAMED} names no Python: {named}"
-    return f"its converter is not installed: {command()}"
+    return command() + (f" ({NAMED} names no Python: {named})" if named else "")
 
 
 def python() -> str:
     """The Python that has the converter."""
-    if why := missing():
-        raise MissingRuntime("LiteRT files are made by a converter in an environment of its own", why=why)
+    if fix := lacking():
+        raise MissingRuntime("LiteRT's converter is not installed", fix=fix)
     return sys.executable if find_spec(PACKAGE) else os.environ.get(NAMED) or str(beside())
 
 

@@ -39,7 +39,6 @@ class LiteRt(Runtime):
     quantizer: Literal["karui", "litert"] = "karui"
 
     def refuses(self, ask: Ask) -> str | None:
-        from karui.graph.litert_converter import missing
         from karui.graph.onnx import refuses_rules
 
         precision = ask.numerics.default
@@ -51,7 +50,15 @@ class LiteRt(Runtime):
             return "static INT8 needs calibration data"
         if precision == "int8" and self.quantizer == "litert" and ask.numerics.rules:
             return "LiteRT's own quantizer takes no rules here: quantizer=karui"
-        return refuses_rules(ask.numerics) or refuses_layers(precision, ask.layers) or missing() or None
+        if refused := refuses_rules(ask.numerics) or refuses_layers(precision, ask.layers):
+            return refused
+        return f"its converter is not installed: {self.lacks()}" if self.lacks() else None
+
+    def lacks(self) -> str:
+        """The command that brings the converter; empty where it is there."""
+        from karui.graph.litert_converter import lacking
+
+        return lacking()
 
     def casts_in_torch(self, precision: str) -> bool:
         return False
