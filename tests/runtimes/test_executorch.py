@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.docs import pages
-from tests.runtimes.torch_source import Recurrent, Residual, answers_of, cosine, rows_of, source_of
+from tests.runtimes.torch_source import Recurrent, answers_of, cosine, residual, rows_of, source_of
 from torch import nn
 
 from karui.errors import BuildFailed, Unsupported
@@ -41,10 +41,8 @@ def rows(*shape: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory) -> tuple[nn.Module, Source]:
-    torch.manual_seed(0)
-    model = Residual()
-    model(torch.tensor(rows(1, 8, 8)))
-    return model.eval(), source_of(model, rows(1, 8, 8), tmp_path_factory.mktemp("source"))
+    model = residual(rows(1, 8, 8))
+    return model, source_of(model, rows(1, 8, 8), tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,16 @@ from torch.fx import GraphModule, Node
 
 from karui.errors import Unsupported
 from karui.graph import fake_quant as _operation  # registers the operation
+from karui.graph.consumers import tensor_at
 from karui.graph.fold import put
-from karui.graph.ranges.places import LAYERS, Profile, in_int8, keys, rounded, weight_path
+from karui.graph.ranges.places import LAYERS, Profile, bias_of, in_int8, keys, rounded, weight_path
 from karui.graph.ranges.table import Grid, Range, Table, signed
 from karui.graph.trace import packet
 from karui.numerics import Numerics
 
 assert _operation
 OP = torch.ops.karui.fake_quant.default
+LARGEST_BIAS = 2.0**30  # in integers; what is left of 32 bits is the sum's
 HOME = "ranges"  # the submodule that holds scales and zero points
 
 
@@ -33,6 +35,9 @@ def insert(graph: GraphModule, table: Table, profile: Profile, numerics: Numeric
         quantized = after(graph, node, one, grid_for(one, profile, names[source]), f"x{number}")
         if profile.answers:
             answer(node, quantized)
+    for node in chosen:
+        if packet(node) in LAYERS:
+            fit_bias(graph, node)
     graph.graph.lint()
     graph.recompile()
     return chosen
@@ -104,6 +109,21 @@ def answer(node: Node, quantized: Node) -> None:
     for reader in list(node.users):
         if reader.op == "output":
             reader.replace_input_with(node, quantized)
+
+
+def fit_bias(graph: GraphModule, layer: Node) -> None:
+    """Widen the scales of outputs whose weights are so small that their bias would overflow 32 bits.
+
+    Kernels store a bias on the scale of the products; where an output's weights are all zero, that is next to
+    nothing. Such weights are zero on the wider scale too.
+    """
+    parts: Any = layer.args[:2]
+    bias = bias_of(layer)
+    if bias is None or not all(part.target is OP for part in parts):
+        return
+    step, scale = (tensor_at(graph, part.args[1].target) for part in parts)
+    least = tensor_at(graph, str(bias.target)).detach().abs() / step / LARGEST_BIAS
+    scale.data = torch.maximum(scale, least.reshape(-1, len(scale)).amax(0))  # groups may share scales
 
 
 def last_input(graph: GraphModule) -> Node:
