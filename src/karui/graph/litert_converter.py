@@ -74,5 +74,5 @@ def process(path: str) -> Child:
     log, command = Path(home.name) / "converter.log", (path, "-I", str(SCRIPT))
     child = Child("litert converter", [], log, os.cpu_count() or 1, Limits(), command)
     atexit.register(home.cleanup)
-    atexit.register(child.close)
+    atexit.register(child.kill)
     return child

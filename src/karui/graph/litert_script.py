@@ -16,6 +16,7 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
+import litert_torch  # also knows the operations of quantized programs
 import numpy as np
 import torch
 
@@ -36,13 +37,12 @@ def main() -> None:
 def last_words(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """What the parent tells: the last line of the log."""
     sys.__excepthook__(kind, error, trace)
-    print(f"{kind.__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{kind.__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    os._exit(1)  # at once: a pipe that is closed before the end would look like a crash
 
 
 def convert(asked: dict[str, Any]) -> None:
     module = torch.export.load(asked["program"]).module()
-    import litert_torch
-
     config = settings(asked["mode"])
     if asked["mode"] == "own":
         module = quantized(module, config.pt2e_quantizer, asked)
