@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from karui.runtimes import Source
 
 aten = torch.ops.aten
-DYNAMIC = (aten.linear, aten.conv2d)  # layers with kernels that find the range of their input themselves
+WEIGHT_AT = {aten.linear: 1, aten.conv2d: 1, aten.embedding: 0}  # of outputs, or rows, along the first axis
 MODES = {"fp32": "float", "fp16": "half", "int8": "static", "int8_dynamic": "dynamic"}
 
 
@@ -78,31 +78,42 @@ def from_table(source: Source, observer: str) -> Convertible:
 
 
 def with_weights_rounded(source: Source) -> Convertible:
-    """In its reference only the weights are rounded: each kernel finds the range of its input as it runs."""
-    from karui.graph.ranges import emit_pt2e, profiles
-    from karui.graph.ranges.calibrate import weight_range
-    from karui.graph.ranges.insert import round_weight
-    from karui.graph.ranges.places import in_int8, weight_axis
-    from karui.graph.ranges.program import check_rules, folded
+    """In its reference only weights are rounded: each kernel finds the range of its input as it runs.
+
+    The converter rounds what is left in float here too, and embeddings so that no kernel reads them.
+    """
+    from karui.graph.ranges import emit_pt2e
+    from karui.graph.ranges.program import folded
 
     refuse_learned(source.folder)
-    profile = profiles.litert()
     with (
         quiet(),
         torch.no_grad(),
         foreign(BuildFailed, "the model's weights could not be rounded for LiteRT"),
     ):
         graph = folded(source.folder)[0]
-        check_rules(graph, source.numerics)
-        chosen = [node for node in in_int8(graph, profile, source.numerics) if packet(node) in DYNAMIC]
-        for number, node in enumerate(chosen):
-            weight: Any = node.args[1]
-            one = weight_range(tensor_at(graph, weight.target), weight_axis(node), "minmax")
-            round_weight(graph, node, one, profile, f"w{number}")
-        graph.recompile()
+        round_weights(graph)
         reference = answers(predictor(graph, source.signature), source.probe, source.signature)
         emit_pt2e.rewrite(graph, folded=False)
         return Convertible(export(graph, source.signature, source.probe), "dynamic", reference)
+
+
+def round_weights(graph: GraphModule) -> None:
+    """Those of linear layers, convolutions of images and embeddings, in place."""
+    from karui.graph.ranges import insert, profiles
+    from karui.graph.ranges.calibrate import weight_range
+
+    for number, node in enumerate(list(graph.graph.nodes)):
+        weight: Any = node.args[WEIGHT_AT[packet(node)]] if packet(node) in WEIGHT_AT else None
+        if weight is None or weight.op != "get_attr":
+            continue
+        rounded = insert.rounded_already(weight)
+        if rounded is None:
+            one = weight_range(tensor_at(graph, weight.target), 0, "minmax")
+            with graph.graph.inserting_before(node):
+                rounded = insert.call(graph, weight, one, profiles.litert().weights, f"w{number}")
+        node.replace_input_with(weight, rounded)
+    graph.recompile()
 
 
 def scales_of(graph: GraphModule) -> dict[str, Array]:

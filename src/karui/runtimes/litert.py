@@ -48,8 +48,9 @@ class LiteRt(Runtime):
             return "its CPU kernels have no bfloat16"
         if precision == "int8" and not ask.calibrated:
             return "static INT8 needs calibration data"
-        if precision == "int8" and self.quantizer == "litert" and ask.numerics.rules:
-            return "LiteRT's own quantizer takes no rules here: quantizer=karui"
+        own = precision == "int8_dynamic" or self.quantizer == "litert"
+        if ask.numerics.rules and precision.startswith("int8") and own:
+            return "LiteRT's own tools round every layer: rules need int8 with quantizer=karui"
         if refused := refuses_rules(ask.numerics) or refuses_layers(precision, ask.layers):
             return refused
         return f"its converter is not installed: {self.lacks()}" if self.lacks() else None
@@ -83,15 +84,11 @@ class LiteRt(Runtime):
 
 
 def refuses_layers(precision: str, layers: Mapping[str, int]) -> str | None:
-    """Why INT8 would change nothing."""
-    from karui.graph.onnx import is_product, only_recurrent
+    """Why static INT8 would change nothing."""
+    from karui.graph.onnx import only_recurrent
 
-    if not precision.startswith("int8") or not layers:
-        return None
-    if recurrent := only_recurrent(layers):
+    if precision == "int8" and (recurrent := only_recurrent(layers)):
         return f"it leaves {recurrent} in float, and there is no other layer to quantize"
-    if precision == "int8_dynamic" and not any(is_product(layer) or layer == "Conv2d" for layer in layers):
-        return "no Linear or Conv2d layer: nothing else is quantized dynamically"
     return None
 
 
