@@ -65,11 +65,12 @@ import json, sys
 from pathlib import Path
 from karui import api
 from karui.bench.compare import compare
+from karui.bench.machine import Conditions
 from karui.optimize import Settings
 from karui.process import Limits
 folders, seeds = [Path(p) for p in sys.argv[1:3]], range(int(sys.argv[3]), int(sys.argv[4]))
 for seed in seeds:
-    rows = compare(folders, 1, 1, Settings().final, Limits(60), seed)
+    rows = compare(folders, Conditions(limits=Limits(60)), Settings().final, seed)
     print(json.dumps(rows[1]["speedup"] | {"rounds": rows[1]["rounds"]}), flush=True)
 """
 

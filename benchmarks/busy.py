@@ -14,6 +14,7 @@ from pathlib import Path
 
 from karui import api
 from karui.bench.compare import compare
+from karui.bench.machine import Conditions
 from karui.bench.rounds import Pace
 from karui.demo import task
 from karui.optimize import Settings
@@ -50,10 +51,8 @@ def main() -> None:
             runs = [
                 compare(
                     folders,
-                    1,
-                    1,
+                    Conditions(limits=Limits(120)),
                     Pace(least=25, most=120, seconds=20.0, openings=5, most_openings=10),
-                    Limits(120),
                     seed,
                 )
                 for seed in range(2 * args.repeats)

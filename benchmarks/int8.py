@@ -25,11 +25,11 @@ import karui
 from karui import runtimes
 from karui.artifact import Artifact, load_artifact
 from karui.bench.compare import compare
+from karui.bench.machine import Conditions
 from karui.bench.rounds import Pace
 from karui.data import open_arrays
 from karui.errors import KaruiError
 from karui.optimize import Settings
-from karui.process import Limits
 from karui.recipe import parse_recipe
 
 NETWORKS = ("mnist", "fashion", "deep", "mobile", "encoder")
@@ -117,7 +117,7 @@ def speed(made: Made, other: str, batch: int) -> str:
     if other not in made.artifacts:
         return "-"
     pair = [made.artifacts[other].folder, made.artifacts["karui"].folder]
-    found = compare(pair, batch, 1, SIDE_BY_SIDE, Limits())[1]["speedup"]
+    found = compare(pair, Conditions(batch), SIDE_BY_SIDE)[1]["speedup"]
     return f"{found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 

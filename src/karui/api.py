@@ -39,13 +39,14 @@ if TYPE_CHECKING:
 BENCH_ROWS = 64
 
 
-def optimize(
+def optimize(  # noqa: PLR0913 - one call for the main job
     task: Task,
     target: str | Target = "cpu",
     *,
     max_drop: float | str | None = None,
     budget: Budget | None = None,
     out: Path | str | None = None,
+    on: str = "",
     settings: Settings | None = None,
 ) -> Result:
     """Try the target's recipes on ``task`` and choose the fastest inside the accuracy budget.
@@ -54,15 +55,17 @@ def optimize(
         when not given. ``budget`` sets it together with further limits.
     out: the run folder; an interrupted run in it goes on where it stopped. A new folder under
         ``karui-runs`` when not given.
+    on: the machine where artifacts are run and timed, such as ``ssh://board``; this one when not given.
 
     The user's model is never changed. Raises KaruiError for anything that cannot be measured.
     """
     if max_drop is not None:
         drop, unit = parse_drop(str(max_drop))
         budget = dataclasses.replace(budget or Budget(), max_drop=drop, unit=unit)
+    aim = Target(target) if isinstance(target, str) else target
     return run(
         task,
-        Target(target) if isinstance(target, str) else target,
+        dataclasses.replace(aim, on=on) if on else aim,
         budget or Budget(),
         Path(out) if out else new_folder(Path("karui-runs")),
         settings or Settings(command="karui.optimize(...)"),
@@ -75,6 +78,7 @@ def bench(
     target: str | Target = "cpu",
     *,
     out: Path | str | None = None,
+    on: str = "",
     settings: Settings | None = None,
 ) -> Result:
     """Measure ``model`` on every runtime and precision with no data but example ``inputs``.
@@ -83,7 +87,7 @@ def bench(
     nothing broke, not an accuracy. INT8 ranges come from those inputs as well.
     """
     task, budget = bench_task(model, inputs), Budget(max_drop=100.0)
-    return optimize(task, target, budget=budget, out=out, settings=settings)
+    return optimize(task, target, budget=budget, out=out, on=on, settings=settings)
 
 
 def bench_task(model: Any, inputs: Any) -> Task:

@@ -23,7 +23,8 @@ from karui.target import Target
 def request(
     source: Path, signature: Signature, recipe: Recipe, data: Path, folder: Path, target: Target
 ) -> dict[str, Any]:
-    """The message that asks for a build of ``source`` into the empty ``folder``.
+    """The message that asks for a build of ``source`` into the empty ``folder``; ``flags``, the instruction
+    sets of the CPU where it will run, are to be added.
 
     ``data`` holds the arrays ``calibrate`` and ``probe``; a fake-quant reference, where the runtime
     has one, is written to ``reference`` beside ``folder``.
@@ -51,6 +52,7 @@ def answer(message: Mapping[str, Any]) -> dict[str, Any]:
         probe=open_arrays(data / "probe"),
         threads=message["threads"],
         batch=message["batch"],
+        flags=frozenset(message["flags"]),
     )
     built = runtimes.load(parse_named(message["runtime"])).build(source, folder)
     if built.reference is not None:

@@ -6,6 +6,7 @@ KaruiError             exit code 1
 ├── Unsupported        1  this step or runtime cannot do that to this model
 ├── BuildFailed        1  a converter refused the model
 ├── MeasureFailed      1  the artifact would not run, hung, or gave unusable answers
+├── Unreachable        1  the machine that shall run it does not answer
 ├── Tampered           2  an artifact's files are not what its manifest says
 └── Interrupted      130  stopped by the user; the run can be resumed
 """
@@ -61,6 +62,10 @@ class BuildFailed(KaruiError):
 
 class MeasureFailed(KaruiError):
     """The artifact would not run, hung, ran out of memory or gave unusable answers."""
+
+
+class Unreachable(KaruiError):
+    """The machine that artifacts shall run on does not answer, or no longer."""
 
 
 class Tampered(KaruiError):

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def facts() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "flags": [flag for flag in TELLING if flag in flags()],
+        "flags": telling(flags()),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": platform.platform(),
         "python": platform.python_version(),
@@ -86,6 +87,11 @@ def flags() -> frozenset[str]:
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+def telling(flags: Collection[str]) -> list[str]:
+    """Those that decide how fast a model runs."""
+    return [flag for flag in TELLING if flag in flags]
 
 
 def saturates(flags: frozenset[str]) -> bool:

@@ -20,12 +20,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from karui.errors import BuildFailed, KaruiError, MeasureFailed, MissingRuntime, Unsupported, foreign
+from karui.errors import (
+    BuildFailed,
+    KaruiError,
+    MeasureFailed,
+    MissingRuntime,
+    Tampered,
+    Unsupported,
+    UsageError,
+    foreign,
+)
 from karui.units import Bytes, Seconds
 
 LOOK_S = 1.0  # how often a waiting parent looks at the child's memory
+SILENT = "it said nothing"
 PR_SET_PDEATHSIG = 1
-KINDS = {kind.__name__: kind for kind in (BuildFailed, MeasureFailed, MissingRuntime, Unsupported)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (BuildFailed, MeasureFailed, MissingRuntime, Tampered, Unsupported, UsageError)
+}
 
 
 @dataclass(frozen=True)
@@ -81,19 +94,25 @@ class Child:
             self.process.stdin.write(line)
             self.process.stdin.flush()
 
-    def answer(self, *, timeout_s: Seconds | None = None) -> dict[str, Any]:
-        """Wait for the answer to the message that was posted."""
-        answer: dict[str, Any] = json.loads(self.wait(timeout_s or self.limits.seconds))
-        if error := answer.get("error"):
-            kind = KINDS.get(error["kind"], MeasureFailed)
-            raise kind(error["what"], why=error["why"], fix=error["fix"])
+    def answer(
+        self, *, timeout_s: Seconds | None = None, look: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """Wait for the answer to the message that was posted; ``look`` is called now and then meanwhile."""
+        answer: dict[str, Any] = json.loads(self.wait(timeout_s or self.limits.seconds, look))
+        raise_told(answer)
         self.heard = self.log.stat().st_size
         return answer
 
-    def wait(self, timeout_s: Seconds) -> bytes:
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait(self, timeout_s: Seconds, look: Callable[[], None] | None = None) -> bytes:
         assert self.process.stdout is not None
         until = time.monotonic() + timeout_s
         while not select.select([self.process.stdout], [], [], LOOK_S)[0]:
+            if look:
+                look()
             if time.monotonic() > until:
                 raise self.given_up(f"gave no answer in {timeout_s:.0f} s", "raise the time limit")
             if self.memory_bytes() > self.memory_limit:
@@ -199,7 +218,7 @@ def last_words(log: Path, start: int = 0) -> str:
     """The last line that says something, from byte ``start`` of a log."""
     text = log.read_bytes()[start:].decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else SILENT
 
 
 def serve(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
@@ -211,16 +230,22 @@ def serve(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
                 with foreign(MeasureFailed, "it failed"):
                     reply = dict(answer(json.loads(line)))
             except KaruiError as error:
-                reply = {
-                    "error": {
-                        "kind": type(error).__name__,
-                        "what": error.what,
-                        "why": error.why,
-                        "fix": error.fix,
-                    }
-                }
+                reply = told(error)
             out.write(json.dumps(reply) + "\n")
             out.flush()
+
+
+def told(error: KaruiError) -> dict[str, Any]:
+    """An error as an answer."""
+    kind = type(error).__name__
+    return {"error": {"kind": kind, "what": error.what, "why": error.why, "fix": error.fix}}
+
+
+def raise_told(answer: Mapping[str, Any]) -> None:
+    """Raise the error that an answer tells, if it does."""
+    if error := answer.get("error"):
+        kind = KINDS.get(error["kind"], MeasureFailed)
+        raise kind(error["what"], why=error["why"], fix=error["fix"])
 
 
 @contextlib.contextmanager

@@ -11,13 +11,15 @@ from karui.errors import UsageError
 class Target:
     """``batch`` rows a call and ``threads`` per runtime; ``runtimes`` empty means all it knows.
 
-    ``name`` picks the preset that lists the recipes to try (``karui.presets``).
+    ``name`` picks the preset that lists the recipes to try (``karui.presets``). ``on``: the address of the
+    machine where artifacts are run and timed, such as ``ssh://board``; empty for this one.
     """
 
     name: str = "cpu"
     runtimes: tuple[str, ...] = ()
     batch: int = 1
     threads: int = 1
+    on: str = ""
 
     def __post_init__(self) -> None:
         for what, value in (("batch", self.batch), ("threads", self.threads)):

@@ -7,6 +7,7 @@ import pytest
 from arrays import make_artifact
 
 from karui.bench.compare import compare
+from karui.bench.machine import Conditions
 from karui.bench.rounds import Pace
 from karui.errors import MeasureFailed, UsageError
 from karui.process import Limits
@@ -19,7 +20,7 @@ def test_two_artifacts(tmp_path):
         make_artifact(tmp_path / name)
     (tmp_path / "answers").mkdir()
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    first, second = compare([tmp_path / "a", tmp_path / "b"], 4, 1, SHORT, LIMITS)
+    first, second = compare([tmp_path / "a", tmp_path / "b"], Conditions(4, 1, LIMITS), SHORT)
     assert first["speedup"] == {"ratio": 1.0, "low": 1.0, "high": 1.0, "verdict": "baseline"}
     assert second["speedup"]["low"] <= second["speedup"]["ratio"] <= second["speedup"]["high"]
     assert second["speedup"]["verdict"] != "baseline"
@@ -32,11 +33,11 @@ def test_artifacts_of_different_models_are_refused(tmp_path):
     make_artifact(tmp_path / "a")
     make_artifact(tmp_path / "b", np.ones((9, 3), np.float32), width=9)
     with pytest.raises(UsageError, match="different inputs"):
-        compare([tmp_path / "a", tmp_path / "b"], 1, 1, SHORT, LIMITS)
+        compare([tmp_path / "a", tmp_path / "b"], Conditions(1, 1, LIMITS), SHORT)
 
 
 def test_one_that_does_not_run_is_told(tmp_path):
     make_artifact(tmp_path / "a")
     broken = make_artifact(tmp_path / "b", np.ones((5, 3), np.float32))  # does not fit its own input
     with pytest.raises(MeasureFailed):
-        compare([tmp_path / "a", broken.folder], 1, 1, SHORT, LIMITS)
+        compare([tmp_path / "a", broken.folder], Conditions(1, 1, LIMITS), SHORT)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from karui.artifact import Artifact
+from karui.bench.machine import HERE
 from karui.bench.verify import Expected, rows_for, verify
 
 ROWS = 64
@@ -31,6 +32,9 @@ class Spoiled:
         right = self.x[list(index)] @ WEIGHT
         spoiled = self.spoil(right.copy(), batch, self.calls) if self.spoil else right
         return spoiled if isinstance(spoiled, list) else [spoiled]
+
+    def check_files(self):
+        HERE.check(self.artifact)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from karui import host
 from karui.bench.candidate import Candidate
+from karui.bench.machine import Conditions
 from karui.bench.worker import Worker
 from karui.data import open_arrays
 from karui.errors import MeasureFailed, Tampered
@@ -77,7 +78,10 @@ def candidate(home, tmp_path):
     from karui.artifact import load_artifact
 
     one = Candidate(
-        load_artifact(home / "artifact"), home / "data", tmp_path / "home", 4, 1, Limits(seconds=60.0)
+        load_artifact(home / "artifact"),
+        home / "data",
+        tmp_path / "home",
+        Conditions(4, 1, Limits(seconds=60.0)),
     )
     yield one
     one.close()
@@ -113,7 +117,7 @@ def test_a_tampered_artifact_is_not_opened(tmp_path):
     (tmp_path / "artifact" / "model.onnx").write_bytes(b"other")
     with pytest.raises(Tampered):
         Worker(artifact.folder, tmp_path / "data", 1, 1)
-    one = Candidate(artifact, tmp_path / "data", tmp_path / "home", 1, 1, Limits(seconds=60.0))
+    one = Candidate(artifact, tmp_path / "data", tmp_path / "home", Conditions(1, 1, Limits(seconds=60.0)))
     with pytest.raises(MeasureFailed, match="worker process ended"):
         one.load()
     one.close()

@@ -13,6 +13,7 @@ import pytest
 import karui
 from karui import presets, runtimes
 from karui.bench.compare import compare
+from karui.bench.machine import Conditions
 from karui.budget import Budget
 from karui.cli.main import main
 from karui.data import open_arrays
@@ -103,7 +104,7 @@ def test_what_cannot_run_here_is_verified_kept_and_listed_and_never_chosen(tmp_p
     assert (shown / "verify_on_mac.py").is_file() and (shown / "model.mlpackage").is_dir()
     capsys.readouterr()
     with pytest.raises(MeasureFailed, match="not measured on this host"):
-        compare([folder, folder], 1, 1, jobs.SHORT, jobs.PATIENT)
+        compare([folder, folder], Conditions(limits=jobs.PATIENT), jobs.SHORT)
 
 
 @pytest.mark.gate

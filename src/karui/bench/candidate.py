@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from karui.artifact import Artifact
+from karui.bench.machine import Conditions
 from karui.data import open_arrays
 from karui.errors import KaruiError, MeasureFailed
-from karui.process import Child, Limits
 from karui.units import Seconds
 
 if TYPE_CHECKING:
@@ -22,19 +22,15 @@ WARM_AT_MOST_S = 2.0
 
 
 class Candidate:
-    """Opens ``artifact`` in a worker; raises MeasureFailed when that process fails.
+    """Opens ``artifact`` in a worker; raises MeasureFailed, or Unreachable, when that process fails.
 
     ``data`` holds the arrays ``timing`` (the timing batch is its first rows). The log, and answers
     while they are read, go into the folder ``home``.
     """
 
-    def __init__(
-        self, artifact: Artifact, data: Path, home: Path, batch: int, threads: int, limits: Limits
-    ) -> None:
-        self.artifact, self.data, self.home, self.threads = artifact, data, home, threads
-        self.log = home / "worker.log"
-        arguments = [str(artifact.folder), str(data), str(batch), str(threads)]
-        self.child = Child("karui.bench.worker", arguments, self.log, threads, limits)
+    def __init__(self, artifact: Artifact, data: Path, home: Path, conditions: Conditions) -> None:
+        self.artifact, self.data, self.home, self.conditions = artifact, data, home, conditions
+        self.child = conditions.machine.start(artifact, data, home / "worker.log", conditions)
         self.call_s: Seconds = 0.0
         self.load_s: Seconds = 0.0
         self.first_call_s: Seconds = 0.0
@@ -65,6 +61,19 @@ class Candidate:
         found = [np.array(array) for array in open_arrays(out).values()]
         shutil.rmtree(out)
         return found
+
+    @property
+    def threads(self) -> int:
+        return self.conditions.threads
+
+    @property
+    def cpus(self) -> list[int]:
+        """Those of its machine that may be used; empty where the system does not tell."""
+        return self.conditions.machine.cpus()
+
+    def check_files(self) -> None:
+        """Raises Tampered when running has changed the artifact."""
+        self.conditions.machine.check(self.artifact)
 
     def pin(self, cpus: Collection[int]) -> None:
         """Stay on these CPUs from now on."""
@@ -114,13 +123,16 @@ class Opened:
         """All load at the same time."""
         self.now |= fresh
         failed: dict[str, KaruiError] = {}
-        for candidate in fresh.values():
-            candidate.begin_load()
+        for name, candidate in fresh.items():
+            try:
+                candidate.begin_load()
+            except KaruiError as error:
+                failed[name] = error
         for name, candidate in fresh.items():
             try:
                 candidate.end_load()
             except KaruiError as error:
-                failed[name] = error
+                failed.setdefault(name, error)
                 self.now.pop(name).close()
         return {name: one for name, one in fresh.items() if name not in failed}, failed
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from karui.artifact import Artifact, load_artifact
 from karui.bench.candidate import Candidate, Opened
+from karui.bench.machine import Conditions
 from karui.bench.rounds import Pace, Rounds, session
 from karui.bench.stats import percentiles
 from karui.data import save_arrays
 from karui.errors import UsageError
-from karui.process import Limits
 
 if TYPE_CHECKING:
     from karui.data import Arrays
 
 
 def compare(
-    folders: Sequence[Path], batch: int, threads: int, pace: Pace, limits: Limits, seed: int = 0
+    folders: Sequence[Path], conditions: Conditions, pace: Pace, seed: int = 0
 ) -> list[dict[str, Any]]:
     """One row an artifact: latency, and the ratio to the first with its interval and verdict.
 
@@ -30,11 +30,11 @@ def compare(
     if len({str(artifact.signature.inputs) for artifact in artifacts}) > 1:
         raise UsageError("these artifacts take different inputs", fix="compare artifacts of one model")
     with tempfile.TemporaryDirectory() as name, Opened() as opened:
-        save_arrays(random_inputs(artifacts[0], batch, seed), Path(name) / "timing")
+        save_arrays(random_inputs(artifacts[0], conditions.batch, seed), Path(name) / "timing")
 
         def candidates() -> dict[str, Candidate]:
             return {
-                str(i): Candidate(artifact, Path(name), Path(name) / str(i), batch, threads, limits)
+                str(i): Candidate(artifact, Path(name), Path(name) / str(i), conditions)
                 for i, artifact in enumerate(artifacts)
             }
 

@@ -19,16 +19,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from karui import host
 from karui.bench.candidate import Candidate
 from karui.bench.stats import settled, speed_ratio
-from karui.errors import KaruiError
+from karui.errors import KaruiError, Unreachable
 from karui.measurement import Ratio
 from karui.units import Seconds
 
 LEAST_BLOCK_S, MOST_BLOCK_S = 5e-3, 0.2
 LEAST_AN_OPENING = 6  # rounds; fewer have no steady median
 LOOK_EVERY = 5  # rounds between two looks at the intervals
+LOST_AT_MOST = 2  # openings that a session makes again because the connection to their machine ended
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,27 @@ def session(
     """Several openings of the same candidates, each timed in interleaved rounds.
 
     ``open_all`` gives them in fresh processes, and why others would not open. One that fails is left
-    out from then on.
+    out from then on. A lost connection says nothing about a candidate: that opening is made again.
     """
-    rounds, left = Rounds(), pace.seconds
-    for number in range(max(pace.openings, pace.most_openings)):
+    rounds, left, done, lost = Rounds(), pace.seconds, 0, 0
+    while done < max(pace.openings, pace.most_openings):
         candidates, failed = open_all()
-        rounds.failed |= failed
         alive = {name: one for name, one in candidates.items() if name not in rounds.failed}
         start = time.monotonic()
-        rounds.add(interleave(alive, pairs, pace.share, seed + number))
-        left -= time.monotonic() - start
-        if number + 1 >= pace.openings and (left < 0 or all_settled(rounds, pairs, pace, seed)):
+        opening = interleave(alive, pairs, pace.share, seed + done)
+        opening.failed |= failed
+        if is_lost(opening) and lost < LOST_AT_MOST:
+            lost += 1
+            continue
+        rounds.add(opening)
+        done, left = done + 1, left - (time.monotonic() - start)
+        if done >= pace.openings and (left < 0 or all_settled(rounds, pairs, pace, seed)):
             break
     return rounds
+
+
+def is_lost(opening: Rounds) -> bool:
+    return any(isinstance(error, Unreachable) for error in opening.failed.values())
 
 
 def interleave(
@@ -126,7 +134,7 @@ def interleave(
 
 def stay_together(candidates: Sequence[Candidate], seed: int) -> None:
     """Keep all on the same CPUs, as many as they have threads; which ones, turns with the seed."""
-    cpus = host.cpus()
+    cpus = candidates[0].cpus if candidates else []
     threads = max((candidate.threads for candidate in candidates), default=1)
     if threads < len(cpus):
         chosen = [cpus[(seed + i) % len(cpus)] for i in range(threads)]

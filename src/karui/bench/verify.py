@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from karui.artifact import load_artifact
 from karui.bench.candidate import Candidate
 from karui.errors import Tampered
 from karui.measurement import Check, Verification
@@ -145,7 +144,7 @@ def check_reference(
 def check_unchanged(candidate: Candidate) -> Check:
     """Running must not write into the artifact (a kernel once accumulated into a parameter)."""
     try:
-        load_artifact(candidate.artifact.folder)
+        candidate.check_files()
     except Tampered as error:
         return Check("artifact unchanged by running", False, error.why)
     return Check("artifact unchanged by running", True, "every file has its recorded SHA-256")

@@ -69,18 +69,15 @@ def bench_model(args: argparse.Namespace) -> int:
 
 def bench_artifacts(args: argparse.Namespace) -> int:
     from karui.bench.compare import compare
+    from karui.bench.machine import Conditions
+    from karui.bench.remote import machine_at
     from karui.process import Limits
     from karui.report.text import compared
 
     settings = settings_of(vars(args), "")
-    rows = compare(
-        [Path(what) for what in args.what],
-        args.batch,
-        args.threads,
-        settings.final,
-        Limits(settings.limits.seconds),
-        args.seed,
-    )
+    with machine_at(args.on) as machine:
+        conditions = Conditions(args.batch, args.threads, Limits(settings.limits.seconds), machine)
+        rows = compare([Path(what) for what in args.what], conditions, settings.final, args.seed)
     facts: dict[str, Any] = {
         "schema": "karui.bench/1",
         "batch": args.batch,

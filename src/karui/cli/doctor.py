@@ -38,23 +38,8 @@ def examine() -> dict[str, Any]:
     return {
         "schema": "karui.doctor/1",
         "host": machine,
-        "runtimes": {name: state_of(name) for name in runtimes.names()},
+        "runtimes": {name: runtimes.lacks(name) or "ready" for name in runtimes.names()},
         "targets": presets.names(),
         "techniques": techniques.names(),
         "warnings": host.warnings(machine),
     }
-
-
-def state_of(name: str) -> str:
-    from karui import runtimes
-    from karui.errors import MissingRuntime, Unsupported, foreign
-    from karui.recipe import Named
-
-    try:
-        with foreign(Unsupported, "it cannot be used"):
-            runtimes.usable(Named(name))
-    except MissingRuntime as error:
-        return f"not installed: {error.fix}"
-    except Unsupported as error:
-        return error.line
-    return "ready"

@@ -31,6 +31,7 @@ VERBS = (
     "show",
     "verify",
     "export",
+    "agent",
 )
 
 

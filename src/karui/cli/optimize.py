@@ -43,6 +43,7 @@ SAVED = (
     "batch",
     "threads",
     "seed",
+    "on",
     "max_drop",
     "max_latency",
     "max_size",

@@ -33,6 +33,12 @@ def declare_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="rows a call when timed (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="threads for every runtime (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
+    declare_on(parser)
+
+
+def declare_on(parser: argparse.ArgumentParser) -> None:
+    where = "run and time on that machine: ssh://[user@]host[:port][/path/to/karui], or 'pipe:COMMAND'"
+    parser.add_argument("--on", default="", metavar="WHERE", help=where)
 
 
 def declare_run(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +78,7 @@ def target_of(options: Mapping[str, Any]) -> Target:
     from karui.target import Target
 
     names = tuple(name for name in options["runtimes"].split(",") if name)
-    return Target(options["target"], names, options["batch"], options["threads"])
+    return Target(options["target"], names, options["batch"], options["threads"], options.get("on") or "")
 
 
 def budget_of(options: Mapping[str, Any]) -> Budget:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from karui.cli.options import declare_json
+from karui.cli.options import declare_json, declare_on
 
 REGRESSION = 6
 
@@ -22,13 +22,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
     home = "run folder to compare with (default: the artifact's own)"
     parser.add_argument("--run", dest="home", metavar="FOLDER", type=Path, help=home)
     parser.add_argument("--no-speed", action="store_true", help="leave timing out")
+    declare_on(parser)
     declare_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from karui.optimize.again import verify_again
 
-    facts = verify_again(args.artifact, args.home, speed=not args.no_speed)
+    facts = verify_again(args.artifact, args.home, speed=not args.no_speed, on=args.on)
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))
     else:

@@ -78,7 +78,7 @@ def from_table(source: Source, observer: str) -> Quantized:
     from karui.graph.ranges import emit_pt2e, profiles
     from karui.graph.ranges.program import quantized as by_table
 
-    profile = profiles.inductor(saturates=host.saturates(host.flags()))
+    profile = profiles.inductor(saturates=host.saturates(source.flags))
     found = by_table(source, profile, observer)
     told = "the quantized model could not be written for Inductor"
     with quiet(), torch.no_grad(), foreign(BuildFailed, told):

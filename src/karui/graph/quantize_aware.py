@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from karui import host
 from karui.artifact import Signature
 from karui.data import items, read_split, rows_of
 from karui.errors import Unsupported, UsageError
@@ -59,7 +60,7 @@ class Rounding:
     protect: tuple[str, ...] = ()
 
     def weight_bits(self) -> int:
-        found = weight_bits() if self.bits is None else self.bits
+        found = weight_bits(host.flags()) if self.bits is None else self.bits
         if not 2 <= found <= 8:
             raise UsageError(f"weights cannot have {found} bits", fix="bits from 2 to 8")
         return found

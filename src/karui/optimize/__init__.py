@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from karui import journal, presets, runtimes
+from karui.bench.remote import machine_at
 from karui.bench.rounds import Pace
 from karui.budget import Budget
 from karui.errors import BuildFailed, KaruiError, MissingRuntime, UsageError
@@ -63,11 +65,14 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
     Raises UsageError, and leaves ``folder`` as it was, for a job that cannot be measured.
     """
     start = time.monotonic()
-    with run_folder(folder, settings.words):
+    if target.on:
+        settings.watcher.stage(f"connecting to {target.on}")
+    with run_folder(folder, settings.words), machine_at(target.on) as machine:
         learns = trains(task)
         wanted = wanted_recipes(target, budget, settings, trains=learns)
         settings.watcher.stage("reading model and data")
         job = prepare(task, target, budget, folder, settings.seed)
+        job = with_baseline(dataclasses.replace(job, machine=machine), wanted)
         recipes, refused = admit(job, wanted)
         plan = planned(job, recipes, settings, trains=learns)
         trials = remembered(job, recipes)
@@ -158,6 +163,21 @@ def wanted_recipes(target: Target, budget: Budget, settings: Settings, *, trains
     return left
 
 
+def with_baseline(job: Job, wanted: Sequence[Recipe]) -> Job:
+    """Where another machine cannot run the original in PyTorch, FP32 in a runtime it has stands in."""
+    usual = parse_recipe(job.origin.baseline).runtime.name
+    if not (reason := job.machine.lacks(usual)):
+        return job
+    ask = ask_of(job)
+    plain = dict.fromkeys(parse_recipe(f"fp32@{recipe.runtime.name}") for recipe in wanted)
+    usable = (r for r in plain if not (job.machine.lacks(r.runtime.name) or refusal_of(r, ask)))
+    if (first := next(usable, None)) is None:
+        return job
+    note = f"{usual} is {reason}: ratios are taken against {first}"
+    origin = dataclasses.replace(job.origin, against=str(first))
+    return dataclasses.replace(job, origin=origin, notes=(*job.notes, note))
+
+
 def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[str, str]]]:
     """Recipes that can be tried, baselines first, and those refused with a reason, at no cost.
 
@@ -169,7 +189,7 @@ def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[s
     admitted: list[Recipe] = []
     refused: dict[str, dict[str, str]] = {}
     for recipe in dict.fromkeys(ordered):
-        reason = refusal_of(recipe, ask)
+        reason = refusal_of(recipe, ask) or job.machine.lacks(recipe.runtime.name)
         if not reason:
             admitted.append(recipe)
         elif recipe in wanted or str(recipe) == job.origin.baseline:
@@ -178,7 +198,8 @@ def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[s
         raise UsageError("the baseline cannot run", why=refused[job.origin.baseline]["reason"])
     if not set(admitted) & set(wanted):
         reasons = "; ".join(f"{entry['recipe']}: {entry['reason']}" for entry in refused.values())
-        kind = MissingRuntime if all(map(is_missing, wanted)) else UsageError
+        missing = all(is_missing(recipe) or job.machine.lacks(recipe.runtime.name) for recipe in wanted)
+        kind = MissingRuntime if missing else UsageError
         raise kind("no recipe can be tried", why=reasons, fix="karui doctor")
     return admitted, list(refused.values())
 

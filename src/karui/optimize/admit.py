@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from karui import host, runtimes, techniques
+from karui import runtimes, techniques
 from karui.errors import MissingRuntime, Unsupported, foreign
 from karui.optimize.job import Job
 from karui.optimize.origin import facts_of
@@ -18,7 +18,7 @@ def ask_of(job: Job) -> Ask:
         numerics=parse_recipe(job.origin.baseline).numerics,
         form=job.origin.form,
         layers=facts.layers,
-        flags=tuple(sorted(host.flags())),
+        flags=tuple(sorted(job.machine.flags())),
         calibrated=len(job.splits.calibrate) > 0,
         batch=job.target.batch,
         threads=job.target.threads,

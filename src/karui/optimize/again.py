@@ -11,6 +11,8 @@ from typing import Any
 from karui import score as scores
 from karui.artifact import Artifact, load_artifact, unpack
 from karui.bench.candidate import Candidate, Opened
+from karui.bench.machine import HERE, Conditions, Machine
+from karui.bench.remote import machine_at
 from karui.bench.rounds import Pace, session
 from karui.bench.verify import Expected, verify
 from karui.budget import judge
@@ -29,13 +31,14 @@ PACE = Pace(openings=3)
 SPEED_MARGIN = 0.05  # a lower speed-up counts only beyond this share and beyond both intervals
 
 
-def verify_again(path: Path, run: Path | None, *, speed: bool = True) -> dict[str, Any]:
+def verify_again(path: Path, run: Path | None, *, speed: bool = True, on: str = "") -> dict[str, Any]:
     """All checks of the artifact at ``path``; raises UsageError when there is no run to compare with.
 
-    A file that was changed is a regression too, and ends the checks.
+    A file that was changed is a regression too, and ends the checks. on: the machine that runs it.
     """
     home = run or find_run(path)
     result = open_result(home).facts
+    check_place(result, on, speed=speed)
     if (path / "run.json").is_file() or (path / "result.json").is_file():
         path = best_of(path, result)
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,8 +53,19 @@ def verify_again(path: Path, run: Path | None, *, speed: bool = True) -> dict[st
             raise UsageError(
                 f"the run {home} never made {artifact.recipe}", fix="name its own run with --run"
             )
-        records = Records(home, result, trial, Path(scratch))
-        return outcome(path, artifact.recipe, run_checks(artifact, records, speed=speed))
+        with machine_at(on) as machine:
+            records = Records(home, result, trial, Path(scratch), machine)
+            return outcome(path, artifact.recipe, run_checks(artifact, records, speed=speed))
+
+
+def check_place(result: Mapping[str, Any], on: str, *, speed: bool) -> None:
+    """A speed-up that was taken on one machine says nothing of another."""
+    timed_on = result["target"].get("on", "")
+    if speed and bool(timed_on) != bool(on):
+        where, fix = (timed_on, f"--on {timed_on}") if timed_on else ("this machine", "leave --on out")
+        raise UsageError(
+            f"the run was timed on {where}", fix=f"{fix}; or --no-speed, to check the answers alone"
+        )
 
 
 def outcome(path: Path, recipe: str, checks: Sequence[Check]) -> dict[str, Any]:
@@ -72,14 +86,14 @@ class Records:
     result: Mapping[str, Any]
     trial: Mapping[str, Any]
     scratch: Path
+    machine: Machine = HERE
 
     def candidate(self, artifact: Artifact, name: str) -> Candidate:
         """A worker for ``artifact`` under the run's conditions, not opened yet."""
         target, signature = self.result["target"], artifact.signature
         batch = target["batch"] if signature.dynamic_batch else signature.batch
-        return Candidate(
-            artifact, self.home / "data", self.scratch / name, batch, target["threads"], Limits()
-        )
+        conditions = Conditions(batch, target["threads"], Limits(), self.machine)
+        return Candidate(artifact, self.home / "data", self.scratch / name, conditions)
 
 
 def find_run(path: Path) -> Path:
@@ -97,8 +111,9 @@ def best_of(folder: Path, result: Mapping[str, Any]) -> Path:
 
 def run_checks(artifact: Artifact, records: Records, *, speed: bool) -> list[Check]:
     home, trial = records.home, records.trial
-    candidate = records.candidate(artifact, "now")
+    candidate = None
     try:
+        candidate = records.candidate(artifact, "now")
         candidate.load()
         original = list(open_arrays(reference_folder(home / "data", parse_recipe(artifact.recipe))).values())
         expected = Expected(home / "data" / "probe", len(original[0]), original)
@@ -110,7 +125,8 @@ def run_checks(artifact: Artifact, records: Records, *, speed: bool) -> list[Che
     except KaruiError as error:
         return [Check("runs", False, error.line)]
     finally:
-        candidate.close()
+        if candidate:
+            candidate.close()
     return checks
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-from karui import host
 from karui.artifact import Artifact
 from karui.bench.candidate import Candidate, Opened
 from karui.bench.rounds import Pace, Rounds, session
@@ -51,9 +50,7 @@ class RuntimeClock:
     ) -> None:
         self.bench, self.folder, self.seed = bench, folder, seed
         self.recipe = dataclasses.replace(recipe, steps=())
-        self.facts = {"recipe": str(self.recipe), "cpu": host.cpu_name(), "versions": host.versions()} | dict(
-            facts
-        )
+        self.facts = {"recipe": str(self.recipe), **facts}
         self.made: dict[str, Artifact] = {}
         self.memory = cache_folder() / MEMORY
 

@@ -12,9 +12,9 @@ from typing import Any
 from karui.bench.rounds import Pace, Rounds, session
 from karui.bench.stats import percentiles, spread_of_openings, widened
 from karui.budget import Objective
-from karui.errors import KaruiError
+from karui.errors import KaruiError, Unreachable
 from karui.measurement import Quality, Trial
-from karui.optimize.attempt import COMPILED, quality, ratio, timing, trial_id_of_baseline
+from karui.optimize.attempt import COMPILED, quality, ratio, trial_id_of_baseline
 from karui.optimize.workshop import Workshop
 
 FINALISTS = 8
@@ -125,11 +125,17 @@ def renewed(workshop: Workshop, trial: Trial, rounds: Rounds) -> Trial:
     assert found is not None and found.timing is not None
     if trial.id in rounds.failed:
         return dataclasses.replace(trial, status="failed", reason=rounds.failed[trial.id].line)
-    again = timing(workshop.baseline(trial.id), trial.id, rounds)
-    eager = trial_id_of_baseline(workshop.job)
+    eager, timed = trial_id_of_baseline(workshop.job), workshop.opened.now.get(trial.id)
+    again = dataclasses.replace(
+        found.timing,
+        samples_s=tuple(rounds.samples_s[trial.id]),
+        rounds_s=tuple(block for opening in rounds.blocks_s[trial.id] for block in opening),
+        openings=len(rounds.blocks_s[trial.id]),
+        peak_memory_bytes=(timed.peak_memory_bytes if timed else 0) or found.timing.peak_memory_bytes,
+    )
     found = dataclasses.replace(
         found,
-        timing=dataclasses.replace(again, load_s=found.timing.load_s, first_call_s=found.timing.first_call_s),
+        timing=again,
         speedup=ratio(rounds, eager, trial.id, seed),
         speedup_compiled=ratio(rounds, COMPILED, trial.id, seed),
         speedup_same_runtime=ratio(rounds, f"{trial.runtime}-fp32", trial.id, seed),
@@ -165,9 +171,7 @@ def confirm(
     looks: list[dict[str, Any]] = []
     for trial in order:
         try:
-            found = quality(
-                workshop.job, workshop.baseline(trial.id), trial, "confirm", alpha=0.05 / (len(looks) + 1)
-            )
+            found = look_at(workshop, trial, alpha=0.05 / (len(looks) + 1))
         except KaruiError as error:
             looks.append({"trial": trial.id, "verdict": "failed", "reason": error.line})
             continue
@@ -175,6 +179,14 @@ def confirm(
         if found.verdict in ("within", "baseline"):
             return trial.id, found, tuple(looks)
     return None, None, tuple(looks)
+
+
+def look_at(workshop: Workshop, trial: Trial, alpha: float) -> Quality:
+    """On the confirmation split; once more when the connection to the machine ended meanwhile."""
+    try:
+        return quality(workshop.job, workshop.baseline(trial.id), trial, "confirm", alpha)
+    except Unreachable:
+        return quality(workshop.job, workshop.baseline(trial.id), trial, "confirm", alpha)
 
 
 def pareto(trials: Sequence[Trial]) -> list[str]:

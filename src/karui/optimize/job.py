@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from karui import host
 from karui.artifact import Signature
+from karui.bench.machine import HERE, Machine
 from karui.budget import Budget
 from karui.data import TARGETS, Split, Splits, fingerprint, save_arrays
 from karui.optimize.origin import Origin
@@ -32,6 +33,7 @@ class Job:
 
     reference: flat outputs of the original model on the splits ``select``, ``confirm`` and ``probe``.
     allowed: how far the score may fall, in its own unit. teacher: the task's, or the original, to be asked.
+    machine: where artifacts are run.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Job:
     finetune: Callable[[Any], Any] | None = None
     student: Callable[[], Any] | None = None
     seed: int = 0
+    machine: Machine = HERE
 
     @property
     def data(self) -> Path:
@@ -108,11 +111,13 @@ def identity(job: Job, recipes: Sequence[str]) -> dict[str, str]:
     def digest(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
+    target = {key: value for key, value in asdict(job.target).items() if key != "on"}  # it may move
     return {
         "model": job.origin.digest,
         "data": digest(
             [fingerprint(s) for s in (job.splits.calibrate, job.splits.select, job.splits.confirm)]
         ),
-        "options": digest([asdict(job.target), asdict(job.budget), job.score.name, job.seed, list(recipes)]),
+        "options": digest([target, asdict(job.budget), job.score.name, job.seed, list(recipes)]),
+        "machine": digest(job.machine.identity()) if job.target.on else "here",
         "versions": digest(host.versions()),
     }

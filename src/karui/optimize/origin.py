@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """``form`` is "torch" (``model`` holds a private copy in eval mode) or "onnx" (``path``)."""
+    """``form`` is "torch" (``model`` holds a private copy in eval mode) or "onnx" (``path``).
+
+    against: the recipe every ratio is taken against, where it is not the usual one.
+    """
 
     form: str
     digest: str
@@ -33,10 +36,13 @@ class Origin:
     path: Path | None = None
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    against: str = ""
 
     @property
     def baseline(self) -> str:
         """The recipe every ratio is taken against."""
+        if self.against:
+            return self.against
         return "fp32@torch_eager" if self.form == "torch" else "fp32@onnxruntime"
 
     def answers(self, signature: Signature, arrays: Arrays) -> list[Array]:

@@ -73,7 +73,7 @@ def document(
     job: Job, done: Conclusion, refused: Sequence[Mapping[str, str]], command: str, duration_s: float
 ) -> dict[str, Any]:
     """The result document."""
-    machine = host.facts()
+    machine = job.machine.facts()
     return {
         "schema": SCHEMA,
         "karui": host.versions().get("karui", ""),

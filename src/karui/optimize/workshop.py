@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from karui import host, runtimes, techniques
 from karui.artifact import Artifact, Signature, load_artifact, publish, save_artifact
 from karui.bench.candidate import Candidate, Opened
+from karui.bench.machine import Conditions
 from karui.builder import request
 from karui.data import save_arrays
 from karui.errors import BuildFailed, KaruiError, MeasureFailed, Unsupported, foreign
@@ -86,6 +87,7 @@ class Workshop:
         """Build ``source`` into the empty folder ``draft``."""
         signature, threads = source[1], self.job.target.threads
         message = request(source[0], signature, recipe, self.job.data, draft, self.job.target)
+        message["flags"] = sorted(self.job.machine.flags())
         with foreign(BuildFailed, "the build failed"):
             answer = self.ask_builder(message)
         artifact = Artifact(
@@ -96,7 +98,7 @@ class Workshop:
             threads=threads,
             executed=answer["executed"] | self.account(recipe),
             versions=host.versions(),
-            host={"cpu": host.cpu_name(), "flags": host.facts()["flags"]},
+            host=self.job.machine.portrait(),
         )
         save_artifact(artifact)
         return artifact
@@ -178,6 +180,7 @@ class Workshop:
         """Of the recipe's runtime and precision; what it remembers holds for models of this structure."""
         target = self.job.target
         facts: dict[str, Any] = {"batch": target.batch, "threads": target.threads}
+        facts |= self.job.machine.identity()
         if len(recipe.steps) > 1:  # the original is not what the technique sees
             facts["original"] = self.job.origin.digest
         return RuntimeClock(self, recipe, self.job.folder / "timing", facts, self.job.seed)
@@ -211,8 +214,8 @@ class Workshop:
         """A fresh worker that has loaded nothing yet."""
         target = self.job.target
         batch = target.batch if artifact.signature.dynamic_batch else artifact.signature.batch
-        home = artifact.folder.parent
-        return Candidate(artifact, self.job.data, home, batch, target.threads, self.limits)
+        conditions = Conditions(batch, target.threads, self.limits, self.job.machine)
+        return Candidate(artifact, self.job.data, artifact.folder.parent, conditions)
 
     @contextmanager
     def measured(self, artifact: Artifact, trial_id: str) -> Iterator[Candidate]:
@@ -236,7 +239,7 @@ class Workshop:
     def baselines(self, trial_ids: Sequence[str]) -> tuple[dict[str, Candidate], dict[str, KaruiError]]:
         """The workers of earlier trials, and why others would not open a second time."""
         known = self.opened.now
-        alive = {n: known[n] for n in trial_ids if n in known and known[n].child.process.poll() is None}
+        alive = {n: known[n] for n in trial_ids if n in known and known[n].child.alive}
         fresh, failed = self.fresh([name for name in trial_ids if name not in alive])
         found, refused = self.opened.add(fresh)
         return alive | found, failed | refused
@@ -268,6 +271,7 @@ def given_of(job: Job) -> techniques.Given:
         teacher=job.teacher,
         finetune=job.finetune,
         student=job.student,
+        flags=job.machine.flags(),
     )
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from karui import host
 from karui.artifact import Signature
-from karui.errors import MissingRuntime, UsageError
+from karui.errors import MissingRuntime, Unsupported, UsageError, foreign
 from karui.numerics import Numerics
 from karui.options import construct, only_class
 from karui.recipe import Named
@@ -58,6 +59,7 @@ class Source:
     calibrate: input arrays, each (n, ...), for ranges.
     probe: input arrays on which ``Built.reference`` is computed.
     batch: samples of a call where it will run.
+    flags: instruction sets of the CPU where it will run.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class Source:
     probe: Arrays
     threads: int = 1
     batch: int = 1
+    flags: frozenset[str] = field(default_factory=host.flags)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,18 @@ def find(name: str) -> type[Runtime]:
             fix=f"pip install 'karui[{name}]'",
         ) from cause
     return only_class(module, Runtime)  # type: ignore[type-abstract]
+
+
+def lacks(name: str) -> str:
+    """Why the runtime cannot be used on this machine; empty where it can."""
+    try:
+        with foreign(Unsupported, "it cannot be used"):
+            usable(Named(name))
+    except MissingRuntime as error:
+        return f"not installed: {error.fix}"
+    except (Unsupported, UsageError) as error:
+        return error.line
+    return ""
 
 
 def elsewhere() -> tuple[importlib.metadata.EntryPoint, ...]:

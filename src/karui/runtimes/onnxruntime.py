@@ -34,19 +34,23 @@ class OnnxRuntime(Runtime):
     pack_zeros: bool = True
 
     def refuses(self, ask: Ask) -> str | None:
-        return self.how().refuses(ask)
+        return self.how(frozenset(ask.flags)).refuses(ask)
 
-    def how(self) -> OrtBuild:
-        saturates = host.saturates(host.flags())
+    def how(self, flags: frozenset[str]) -> OrtBuild:
         return OrtBuild(
-            self.opset, self.calibration, self.per_channel, self.quantizer, self.pack_zeros, saturates
+            self.opset,
+            self.calibration,
+            self.per_channel,
+            self.quantizer,
+            self.pack_zeros,
+            host.saturates(flags),
         )
 
     def casts_in_torch(self, precision: str) -> bool:
         return False
 
     def build(self, source: Source, folder: Path) -> Built:
-        return Built(*self.how().write(source, folder / "model.onnx"))
+        return Built(*self.how(source.flags).write(source, folder / "model.onnx"))
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         return predictor(session_of(folder / "model.onnx", threads), signature)

@@ -128,7 +128,7 @@ class OpenVino(Runtime):
         from karui.graph.ranges import emit_onnx, profiles
         from karui.graph.ranges.table import save_table
 
-        profile = profiles.openvino(saturates=host.saturates(host.flags()))
+        profile = profiles.openvino(saturates=host.saturates(source.flags))
         with tempfile.TemporaryDirectory() as scratch:
             exported = Path(scratch) / "model.onnx"
             found = emit_onnx.from_table(source, profile, self.calibration, OPSET, exported)
@@ -169,7 +169,7 @@ def by_nncf(model: Any, source: Source, kept: list[str], calibration: str) -> An
     rows = CALIBRATE_ROWS if calibration == "minmax" else 1
     items = list(batches(source.calibrate, source.signature, rows))
     advanced = nncf.AdvancedQuantizationParameters()
-    if host.saturates(host.flags()):
+    if host.saturates(source.flags):
         advanced.overflow_fix = OverflowFix.ENABLE
     if calibration == "minmax":
         advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX

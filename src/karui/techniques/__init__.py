@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from karui import host
 from karui.artifact import Signature
 from karui.errors import MissingRuntime, UsageError
 from karui.options import construct, only_class
@@ -57,6 +58,7 @@ class Given:
     what earlier steps have learned for the quantization table (``graph.ranges.table``). teacher: the model
     before any step, in eval mode, only to be asked. finetune, student: the user's own, as in ``Task``.
     folder: for checkpoints; what was finished in it is not repeated. watch: hears how a training goes.
+    flags: instruction sets of the CPU where the model will run.
     """
 
     inputs: Arrays
@@ -70,6 +72,7 @@ class Given:
     student: Callable[[], nn.Module] | None = None
     folder: Path | None = None
     watch: Watch | None = None
+    flags: frozenset[str] = field(default_factory=host.flags)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ empirical form).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -39,7 +39,7 @@ SMALLEST = 1e-7  # shift, as a share of the channel's root mean square, that is 
 class CorrectBias(Technique):
     """The weights stay as they are; they are assumed to be rounded to nearest when the model is built.
 
-    bits: of the weights, 2 to 8; what this CPU's INT8 kernels take (7 or 8) when not given. activations:
+    bits: of the weights, 2 to 8; what INT8 kernels of the target take (7 or 8) when not given. activations:
     whether what layers read is rounded, to 8 bits, as well. samples: of the calibration data at most.
     """
 
@@ -48,6 +48,8 @@ class CorrectBias(Technique):
     samples: int = 512
 
     def apply(self, model: nn.Module, data: Given) -> Applied:
+        if self.bits is None:
+            return replace(self, bits=weight_bits(data.flags)).apply(model, data)
         self.check(data)
         given = give_biases(model)
         traced = trace(model, data.signature, data.inputs)
@@ -69,7 +71,8 @@ class CorrectBias(Technique):
 
     @property
     def grid_bits(self) -> int:
-        return weight_bits() if self.bits is None else self.bits
+        assert self.bits is not None
+        return self.bits
 
 
 class Correcting:

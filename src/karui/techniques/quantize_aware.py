@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from karui.errors import UsageError
 from karui.graph.inspect import private_copy
 from karui.graph.quantize_aware import QuantAware, Rounding, aware_of
+from karui.graph.ranges.profiles import weight_bits
 from karui.graph.ranges.table import Range, load_table
 from karui.graph.training import Material, learn
 from karui.graph.training.loop import Ways
@@ -60,7 +61,8 @@ class QuantizeAware(Technique):
     def apply(self, model: nn.Module, data: Given) -> Applied:
         if self.ranges:
             return taken_over(model, Path(self.ranges))
-        rounding = Rounding(self.bits, self.observer, self.runtime, self.protect)
+        bits = weight_bits(data.flags) if self.bits is None else self.bits
+        rounding = Rounding(bits, self.observer, self.runtime, self.protect)
         twin = private_copy(model)
         aware = aware_of(twin, data.signature, data.inputs, data.calibrate, rounding, data.ranges)
         left = dict.fromkeys(aware.left, "a pattern of protect, or its type, keeps it in float")

@@ -9,7 +9,7 @@ handed on to the INT8 runtimes, which then store these very integers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -34,7 +34,7 @@ from karui.techniques import Applied, Given, Technique
 class RoundWeights(Technique):
     """Weights stay float tensors, whose values lie on a symmetric grid of each output channel.
 
-    method: nearest looks at no data. bits: 2 to 8; what this CPU's INT8 kernels take (7 or 8) when not given.
+    method: nearest looks at no data. bits: 2 to 8; what INT8 kernels of the target take (7 or 8) if not set.
     scale: where the grid ends, at the least squared error of the weights or at their extremes. bias: whether
     layers without one are given one; it takes up by how much rounding moves the mean of an output. rounds:
     of AdaRound. samples: of the calibration data at most.
@@ -48,6 +48,8 @@ class RoundWeights(Technique):
     samples: int = 512
 
     def apply(self, model: nn.Module, data: Given) -> Applied:
+        if self.bits is None:
+            return replace(self, bits=weight_bits(data.flags)).apply(model, data)
         self.check(data)
         given = give_biases(model) if self.learns and self.bias else []
         work = Rounding(self, trace(model, data.signature, data.inputs), data)
@@ -76,7 +78,8 @@ class RoundWeights(Technique):
 
     @property
     def grid_bits(self) -> int:
-        return weight_bits() if self.bits is None else self.bits
+        assert self.bits is not None
+        return self.bits
 
 
 def fitted(problem: Problem) -> Tensor:

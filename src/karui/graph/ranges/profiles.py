@@ -93,6 +93,6 @@ BY_RUNTIME: dict[str, Callable[..., Profile]] = {
 }
 
 
-def weight_bits() -> int:
-    """Of the weights that this CPU's INT8 kernels take without saturating."""
-    return 7 if host.saturates(host.flags()) else 8
+def weight_bits(flags: frozenset[str]) -> int:
+    """Of the weights that INT8 kernels take without saturating on a CPU with these instruction sets."""
+    return 7 if host.saturates(flags) else 8
