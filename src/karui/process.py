@@ -204,6 +204,7 @@ def environment(threads: int) -> dict[str, str]:
         | dict.fromkeys(counts, str(threads))
         | {
             "NNCF_CI": "1",  # NNCF's documented switch for its telemetry
+            "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's, on Linux since 1.31
             "PYTHONUNBUFFERED": "1",
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -283,3 +284,12 @@ def test_options_come_from_the_recipes_text():
     made = runtimes.load(parse_named("onnxruntime:opset=18,calibration=entropy,per_channel=false"))
     assert made == OnnxRuntime(18, "entropy", False)
     assert not made.casts_in_torch("fp16")
+
+
+def test_it_is_imported_with_its_reporting_off(tmp_path):
+    """Version 1.31 for Linux writes the file of its reporter at once, where that is on."""
+    code = "import karui.runtimes.onnxruntime, os, sys; print(os.listdir(sys.argv[1]))"
+    env = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=env | {"TMPDIR": str(tmp_path)}, capture_output=True, check=True)
+    assert done.stdout.split() == [b"[]"]

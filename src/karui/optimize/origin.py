@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -209,6 +210,7 @@ def run_onnx(path: Path | None, signature: Signature, arrays: Arrays) -> list[Ar
 
 
 def onnx_session(path: Path | None) -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # see karui.runtimes.onnxruntime
     try:
         import onnxruntime as ort
     except ImportError as cause:
