@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from karui import host
 from karui.errors import UsageError
 from karui.graph.call import run_all, signature_of
 from karui.graph.ranges.profiles import weight_bits
@@ -76,7 +77,7 @@ def test_what_is_told():
     rows = torch.randn(32, 2, 6, 6)
     done = CorrectBias().apply(net(rows), given_for(net(rows), rows))
     assert done.touched == ("first", "head", "line", "up")
-    assert done.facts["bits"] == weight_bits() and done.facts["corrected"] == 4
+    assert done.facts["bits"] == weight_bits(host.flags()) and done.facts["corrected"] == 4
     assert list(done.skipped) == [""] and "no place" in done.skipped[""]
 
 

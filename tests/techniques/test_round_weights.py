@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from karui import host
 from karui.errors import Unsupported, UsageError
 from karui.graph.call import run_all, signature_of
 from karui.graph.capture import capture
@@ -142,12 +143,12 @@ def test_too_many_bits_for_the_kernels_are_refused(images, tmp_path):
     assert "7 bits" in error.value.fix
 
 
-def test_bits_are_those_of_the_cpu(images, monkeypatch):
-    assert applied(net(images), images, method="nearest").facts["bits"] == weight_bits()
-    monkeypatch.setattr("karui.host.flags", lambda: frozenset({"avx2"}))
-    assert weight_bits() == 7
-    monkeypatch.setattr("karui.host.flags", lambda: frozenset({"avx2", "avx_vnni"}))
-    assert weight_bits() == 8
+def test_bits_are_those_of_the_cpu_where_the_model_will_run(images):
+    assert applied(net(images), images, method="nearest").facts["bits"] == weight_bits(host.flags())
+    for flags, bits in (({"avx2"}, 7), ({"avx2", "avx_vnni"}, 8), ({"asimd"}, 8)):
+        given = dataclasses.replace(given_for(net(images), images), flags=frozenset(flags))
+        done = RoundWeights(method="nearest").apply(net(images), given)
+        assert done.facts["bits"] == weight_bits(given.flags) == bits
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -55,9 +55,11 @@ def leave(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[Path]:
-    """A new folder that only this user can read; it goes in the end."""
+    """A new folder that only this user can read; it goes in the end, with what runtimes leave lying about."""
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    os.environ["TMPDIR"] = str(folder / "tmp")
     try:
+        (folder / "tmp").mkdir()
         with (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder

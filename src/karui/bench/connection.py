@@ -23,6 +23,7 @@ from karui.wire import PROTOCOL, Wire, readable
 GREETING_S = 30.0
 REPLY_S = 60.0  # for what takes the agent no time
 PRESENCE_S = 180.0  # runtimes are loaded to see whether they can be
+END_S = 2.0  # between hanging up and killing
 CHATTER = 200  # lines that a login may print before the agent speaks
 MOST_BYTES: Bytes = 8 << 30  # of one file that comes back
 RESULT = re.compile(r"[0-9]{2,}\.[^/\\\x00]+\.npy")  # as ``save_arrays`` names them
@@ -139,7 +140,7 @@ class Connection:
                 if pipe:
                     pipe.close()
         try:
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=END_S)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
