@@ -38,7 +38,7 @@ class Connection:
     """
 
     def __init__(self, address: str, command: Sequence[str]) -> None:
-        self.address, self.over = address, False
+        self.address, self.over, self.reason = address, False, ""
         self.log = Path(tempfile.mkdtemp(prefix="karui-on-")) / "agent.log"
         with self.log.open("wb") as stderr:
             self.process = self.started(command, stderr)
@@ -62,7 +62,8 @@ class Connection:
         """Say hello; what a login prints first is passed over."""
         mine = host.versions().get("karui", "")
         with self.telling("no agent answers"):
-            self.wire.say({"do": "hello", "protocol": PROTOCOL, "karui": mine})
+            with contextlib.suppress(Unreachable):  # what it said instead of listening tells more
+                self.wire.say({"do": "hello", "protocol": PROTOCOL, "karui": mine})
             self.pass_chatter(time.monotonic() + GREETING_S)
             there = self.reply(REPLY_S)
             if there.get("agent") != PROTOCOL:
@@ -86,7 +87,7 @@ class Connection:
     ) -> dict[str, Any]:
         """Send one message and wait for its answer; raises what the agent answers with, or Unreachable."""
         if self.over:
-            raise Unreachable(f"the connection to {self.address} has ended")
+            raise Unreachable(f"{self.address}: the connection has ended", why=self.reason, fix=FIX)
         with self.telling("the connection has ended"):
             self.wire.say(message, files)
             return self.reply(timeout_s)
@@ -124,8 +125,8 @@ class Connection:
         except Unreachable as error:
             self.end()
             said = last_words(self.log)
-            why = error.line if said == SILENT else f"{said} ({error.line})"
-            raise Unreachable(f"{self.address}: {what}", why=why, fix=FIX) from error
+            self.reason = error.line if said == SILENT else f"{said} ({error.line})"
+            raise Unreachable(f"{self.address}: {what}", why=self.reason, fix=FIX) from error
         except KaruiError:
             raise  # told by the agent: a whole answer
         except BaseException:

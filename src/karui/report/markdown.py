@@ -76,5 +76,11 @@ def origin(run: Run) -> str:
     command = fields.text(run.data, "command")
     cpu = fields.text(run.data, "host", "cpu")
     version = fields.text(run.data, "karui")
-    facts = [safe(cpu), f"karui {safe(version)}" if version else "", code(command)]
+    on = fields.text(run.data, "target", "on")
+    facts = [
+        f"on {code(on)}" if on else "",
+        safe(cpu),
+        f"karui {safe(version)}" if version else "",
+        code(command),
+    ]
     return f"<sub>{' · '.join(fact for fact in facts if fact)}</sub>"

@@ -328,6 +328,7 @@ def machine(run: Run) -> list[tuple[str, str]]:
     load = " ".join(f"{x:.2f}" for x in fields.numbers(host, "load_average"))
     noise = [(f"noise: {name}", value) for name, value in fields.pairs(host, "noise")]
     return stated([
+        ("timed on", fields.text(run.data, "target", "on")),
         ("processor", fields.text(host, "cpu")),
         ("cores", fields.text(host, "cores")),
         ("instructions", ", ".join(fields.texts(host, "flags"))),

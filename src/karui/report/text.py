@@ -105,7 +105,8 @@ def rich_cell(cell: Cell) -> Text:
 def about(run: Run) -> str:
     """The target and the budget, on one line."""
     target = fields.text(run.data, "target", "name")
-    facts = [f"target {target}"] if target else []
+    on = fields.text(run.data, "target", "on")
+    facts = [f"target {target}" + (f" on {on}" if on else "")] if target else []
     for key, noun in (("batch", "batch"), ("threads", "threads")):
         value = fields.text(run.data, "target", key)
         facts += [f"{noun} {value}"] if value else []
