@@ -214,3 +214,16 @@ def test_the_command_line_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main([word for word in call if word not in ("--on", PIPE)]) == 2
     assert "different: machine" in capsys.readouterr().err
+
+
+def test_doctor_tells_what_the_other_machine_can_run(second, tmp_path, capsys):
+    assert main(["doctor", "--on", elsewhere(second, tmp_path / "home"), "--json"]) == 0
+    states = json.loads(capsys.readouterr().out)["runtimes"]
+    assert states["onnxruntime"] == "ready"
+    assert "not installed" in states["torch_eager"] and "not installed" in states["openvino"]
+
+
+def test_an_agent_that_is_started_by_hand_says_what_it_is_for(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert main(["agent"]) == 2
+    assert "--on ssh://" in capsys.readouterr().err

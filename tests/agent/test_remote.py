@@ -246,6 +246,15 @@ def home_of(machine):
     return Path(words[words.index("-C") + 1])
 
 
+def test_other_versions_there_are_said(machine):
+    assert machine.notes() == []  # the packages are the same ones
+    known = dict(machine.first["host"]["versions"])
+    machine.first["host"]["versions"] = known | {"onnxruntime": "1.2.3", "torch": "0"}
+    (note,) = machine.notes()
+    machine.first["host"]["versions"] = known
+    assert f"onnxruntime 1.2.3 ({known['onnxruntime']} here)" in note and "torch 0" in note
+
+
 def test_a_store_that_is_full_is_a_failure_of_the_one_that_found_no_room(home, tmp_path):
     with Remote(f"{PIPE} --most 20kB") as machine:
         with pytest.raises(MeasureFailed, match="takes no more files"):

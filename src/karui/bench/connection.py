@@ -21,8 +21,8 @@ from karui.units import Bytes, Seconds
 from karui.wire import PROTOCOL, Wire, readable
 
 GREETING_S = 30.0
-REPLY_S = 60.0  # for what takes the agent no time
-PRESENCE_S = 180.0  # runtimes are loaded to see whether they can be
+REPLY_S = 120.0  # for what takes the agent no time; a slow line may have to empty first
+SLOW_S = 600.0  # for loading every runtime, or hashing a large artifact
 END_S = 2.0  # between hanging up and killing
 CHATTER = 200  # lines that a login may print before the agent speaks
 MOST_BYTES: Bytes = 8 << 30  # of one file that comes back
@@ -115,7 +115,7 @@ class Connection:
         missing = self.ask({"do": "missing", "files": [[digest, size] for digest, size in sizes.items()]})
         for digest in missing["missing"]:
             put = {"do": "put", "sha256": digest, "bytes": sizes[digest]}
-            self.ask(put, files=(files[digest],), timeout_s=REPLY_S)
+            self.ask(put, files=(files[digest],))
 
     @contextlib.contextmanager
     def telling(self, what: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
 
-from karui import host
+from karui import host, runtimes
 from karui.artifact import Artifact, load_artifact
 from karui.process import Child, Limits
 from karui.units import Bytes
@@ -59,7 +59,11 @@ class Machine(ABC):
 
     @abstractmethod
     def lacks(self, runtime: str) -> str:
-        """Why artifacts of that runtime cannot run there; empty where they can, or where it is not known."""
+        """Why artifacts of that runtime cannot run there; empty where they can."""
+
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """What has to be said about measuring there."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -99,7 +103,10 @@ class Here(Machine):
         load_artifact(artifact.folder)
 
     def lacks(self, runtime: str) -> str:
-        return ""  # building needs it too, and says so
+        return runtimes.lacks(runtime)
+
+    def notes(self) -> list[str]:
+        return []
 
     def facts(self) -> dict[str, Any]:
         return host.facts()

@@ -15,7 +15,7 @@ from typing import Any, final
 from karui import host
 from karui.artifact import MANIFEST, Artifact
 from karui.bench.address import command_of
-from karui.bench.connection import PRESENCE_S, Connection, hashed
+from karui.bench.connection import SLOW_S, Connection, hashed
 from karui.bench.machine import HERE, Conditions, Machine, Worker
 from karui.errors import KaruiError, Unreachable, foreign
 from karui.process import raise_told
@@ -92,15 +92,22 @@ class Remote(Machine):
 
     def check(self, artifact: Artifact) -> None:
         connection = self.connected()
-        connection.ask({"do": "check", "files": self.sent(connection, artifact)})
+        message = {"do": "check", "files": self.sent(connection, artifact)}
+        connection.ask(message, timeout_s=SLOW_S)
 
     def lacks(self, runtime: str) -> str:
         if runtime not in self.absent:
             message = {"do": "runtimes", "names": [runtime]}
-            found = self.connected().ask(message, timeout_s=PRESENCE_S)["lacks"]
+            found = self.connected().ask(message, timeout_s=SLOW_S)["lacks"]
             self.absent |= {str(name): str(why) for name, why in found.items()}
         why = self.absent[runtime]
         return f"not on {self.address}: {why}" if why else ""
+
+    def notes(self) -> list[str]:
+        """Packages that are of another version there than here, where artifacts are built."""
+        here, there = host.versions(), dict(self.first["host"]["versions"])
+        other = [f"{p} {v} ({here[p]} here)" for p, v in there.items() if here.get(p, v) != v]
+        return [f"{self.address} runs other versions: {', '.join(other)}"] if other else []
 
     def facts(self) -> dict[str, Any]:
         """As they are now, or as they were first told when the connection has ended."""

@@ -10,7 +10,9 @@ It keeps what it is sent in a temporary folder, runs measuring processes there, 
 from __future__ import annotations
 
 import argparse
+import sys
 
+from karui.errors import UsageError
 from karui.units import parse_bytes
 
 
@@ -19,6 +21,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if sys.stdin.isatty():
+        raise UsageError("an agent speaks with another karui", fix="there: karui optimize --on ssh://HERE")
     from karui.agent import serve
 
     serve(parse_bytes(args.most))

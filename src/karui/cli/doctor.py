@@ -1,4 +1,4 @@
-"""Say what this machine can run: runtimes, instruction sets, what makes timings noisy, what to install."""
+"""Say what this machine, or another one, can run: runtimes, instruction sets, noise, what to install."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import argparse
 import json
 from typing import Any
 
-from karui.cli.options import declare_json
+from karui.cli.options import declare_json, declare_on
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
+    declare_on(parser)
     declare_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    facts = examine()
+    facts = examine(args.on)
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))
         return 0
@@ -30,15 +31,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def examine() -> dict[str, Any]:
-    """Runtimes with their state, targets, host facts and warnings."""
+def examine(on: str = "") -> dict[str, Any]:
+    """Runtimes with their state, targets, host facts and warnings; of the machine at ``on``, if given."""
     from karui import host, presets, runtimes, techniques
+    from karui.bench.remote import machine_at
 
-    machine = host.facts()
+    with machine_at(on) as there:
+        machine = there.facts()
+        states = {name: there.lacks(name) or "ready" for name in runtimes.names()}
     return {
         "schema": "karui.doctor/1",
+        "on": on,
         "host": machine,
-        "runtimes": {name: runtimes.lacks(name) or "ready" for name in runtimes.names()},
+        "runtimes": states,
         "targets": presets.names(),
         "techniques": techniques.names(),
         "warnings": host.warnings(machine),

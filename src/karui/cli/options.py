@@ -37,7 +37,7 @@ def declare_target(parser: argparse.ArgumentParser) -> None:
 
 
 def declare_on(parser: argparse.ArgumentParser) -> None:
-    where = "run and time on that machine: ssh://[user@]host[:port][/path/to/karui], or 'pipe:COMMAND'"
+    where = "on that machine: ssh://[user@]host[:port][/path/to/karui], or 'pipe:COMMAND'"
     parser.add_argument("--on", default="", metavar="WHERE", help=where)
 
 

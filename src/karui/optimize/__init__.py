@@ -96,7 +96,8 @@ def begin(workshop: Workshop, recipes: Sequence[Recipe]) -> None:
     journal.mend(job.folder)
     if not journal.read(job.folder):
         mine = identity(job, [str(recipe) for recipe in recipes])
-        journal.append(job.folder, {"event": "start", "identity": mine})
+        where = {"on": job.target.on, **job.machine.portrait()}
+        journal.append(job.folder, {"event": "start", "identity": mine, "host": where})
 
 
 def planned(job: Job, recipes: Sequence[Recipe], settings: Settings, *, trains: bool) -> Plan:
@@ -166,7 +167,8 @@ def wanted_recipes(target: Target, budget: Budget, settings: Settings, *, trains
 def with_baseline(job: Job, wanted: Sequence[Recipe]) -> Job:
     """Where another machine cannot run the original in PyTorch, FP32 in a runtime it has stands in."""
     usual = parse_recipe(job.origin.baseline).runtime.name
-    if not (reason := job.machine.lacks(usual)):
+    job = dataclasses.replace(job, notes=(*job.notes, *job.machine.notes()))
+    if not job.target.on or not (reason := job.machine.lacks(usual)):
         return job
     ask = ask_of(job)
     plain = dict.fromkeys(parse_recipe(f"fp32@{recipe.runtime.name}") for recipe in wanted)
