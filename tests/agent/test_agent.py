@@ -119,7 +119,7 @@ def test_it_answers_nothing_before_it_was_greeted_in_its_version(tmp_path):
     assert "not greeted" in one.ask({"do": "facts"})["error"]["what"]
     error = one.ask(HELLO | {"protocol": 999, "karui": "9.9"})["error"]
     assert error["kind"] == "UsageError"
-    assert "999 there (karui 9.9)" in error["why"] and "same karui" in error["fix"]
+    assert "called in 999 (karui 9.9)" in error["why"] and "same karui" in error["fix"]
     assert one.process.wait(timeout=20) == 0
     one.end()
 

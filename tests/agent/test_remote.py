@@ -181,7 +181,7 @@ def test_another_version_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(connection, "PROTOCOL", 999)
     with pytest.raises(UsageError, match="another version of the protocol") as caught:
         Remote(PIPE)
-    assert "999 there" in caught.value.why and "the same karui" in caught.value.fix
+    assert "called in 999" in caught.value.why and "the same karui" in caught.value.fix
 
 
 SILENT = "import time; time.sleep(60)"

@@ -139,6 +139,7 @@ class RemoteWorker:
     ) -> None:
         self.machine, self.connection, self.number, self.log = machine, connection, number, log
         self.patience_s = patience_s + GRACE_S
+        log.touch()
         self.gone = False
         self.out = Path()
 
