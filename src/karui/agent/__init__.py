@@ -140,7 +140,7 @@ class Agent:
             self.over = True
             raise UsageError(
                 "the agent speaks another version of the protocol",
-                why=f"{PROTOCOL} (karui {mine}); it was called in {given['protocol']} (karui {given['karui']})",
+                why=f"{PROTOCOL} (karui {mine}), but called in {given['protocol']} (karui {given['karui']})",
                 fix="install the same karui on both machines",
             )
         self.greeted = True
