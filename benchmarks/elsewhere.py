@@ -23,7 +23,7 @@ from karui.optimize import Settings
 from karui.process import Limits
 
 RECIPES = ("fp32@torch_eager", "fp32@onnxruntime", "int8@onnxruntime", "fp32@openvino", "int8@openvino")
-PACE = Pace(least=40, most=120, seconds=60.0, openings=5, most_openings=8)
+PACE = Pace(least=30, most=100, seconds=40.0, openings=5, most_openings=5)
 
 
 def main() -> None:
