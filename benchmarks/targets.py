@@ -91,8 +91,8 @@ def ratio(found: Mapping[str, Any] | None) -> str:
 
 def outcome(trial: Mapping[str, Any]) -> str:
     """Status words are never merged: how it was verified, and what came of it."""
-    verified = (trial["verification"] or {}).get("status", "")
-    return "; ".join(part for part in (verified, f"{trial['status']}: {trial['reason']}") if part)
+    verified, told = (trial["verification"] or {}).get("status", ""), f"{trial['status']}: {trial['reason']}"
+    return told if not verified or verified in told else f"{verified}; {told}"
 
 
 if __name__ == "__main__":

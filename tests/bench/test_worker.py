@@ -49,9 +49,10 @@ def test_answers_do_not_depend_on_how_rows_are_batched(home, worker, batch, inde
 
 def test_load_and_first_call_are_told_apart(home):
     found = Worker(home / "artifact", home / "data", 4, 1).answer({"do": "load"})
-    assert set(found) == {"load_s", "first_call_s", "stands_in"}
+    assert set(found) == {"load_s", "first_call_s", "stands_in", "verified_as"}
     assert found["load_s"] > 0 and found["first_call_s"] > 0
     assert found["stands_in"] == ""  # the runtime itself answers
+    assert found["verified_as"] == "verified on runtime"
 
 
 def test_timing(worker):

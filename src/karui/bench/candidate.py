@@ -35,6 +35,7 @@ class Candidate:
         self.load_s: Seconds = 0.0
         self.first_call_s: Seconds = 0.0
         self.stands_in = ""  # why the worker asks a reference interpreter instead of the runtime
+        self.verified_as = ""  # the status that passed checks give it
 
     def load(self) -> None:
         """Open the artifact and make its first call (compiling, for a just-in-time runtime)."""
@@ -48,7 +49,7 @@ class Candidate:
     def end_load(self) -> None:
         answer = self.child.answer()
         self.load_s, self.first_call_s = answer["load_s"], answer["first_call_s"]
-        self.stands_in = answer["stands_in"]
+        self.stands_in, self.verified_as = answer["stands_in"], answer["verified_as"]
 
     def outputs(self, rows: Path, batch: int, index: Sequence[int]) -> list[Array]:
         """Flat outputs on the rows ``index`` of a folder of arrays, ``batch`` rows a call."""

@@ -55,8 +55,7 @@ def verify(candidate: Candidate, expected: Expected, precision: str, batch: int)
         ]
         checks += check_reference(answers[batches[-1]], expected.reference, chosen[batches[-1]])
         checks.append(check_unchanged(candidate))
-    verified = "verified by reference" if candidate.stands_in else "verified on runtime"
-    status = verified if all(check.ok for check in checks) else "failed"
+    status = candidate.verified_as if all(check.ok for check in checks) else "failed"
     return Verification(status, tuple(checks), candidate.stands_in)
 
 

@@ -50,7 +50,8 @@ class Worker:
         opened = time.perf_counter()
         self.predict(self.batch)
         first_call_s = time.perf_counter() - opened
-        return {"load_s": opened - start, "first_call_s": first_call_s, "stands_in": runtime.stands_in()}
+        standing = {"stands_in": runtime.stands_in(), "verified_as": runtime.verified_as()}
+        return {"load_s": opened - start, "first_call_s": first_call_s, **standing}
 
     def outputs(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answers for the rows ``index`` of a folder of arrays, ``batch`` a call, written to ``out``."""

@@ -38,7 +38,8 @@ def examine(on: str = "") -> dict[str, Any]:
 
     with machine_at(on) as there:
         machine = there.facts()
-        states = {name: there.lacks(name) or "ready" for name in runtimes.names()}
+        state = (lambda name: "ready") if on else here
+        states = {name: there.lacks(name) or state(name) for name in runtimes.names()}
     return {
         "schema": "karui.doctor/1",
         "on": on,
@@ -48,3 +49,12 @@ def examine(on: str = "") -> dict[str, Any]:
         "techniques": techniques.names(),
         "warnings": host.warnings(machine),
     }
+
+
+def here(name: str) -> str:
+    """What a runtime that lacks nothing does on this machine."""
+    from karui import runtimes
+
+    runtime = runtimes.find(name)()
+    instead = runtime.stands_in()
+    return f"{runtime.verified_as()} here: {instead}" if instead else "ready"

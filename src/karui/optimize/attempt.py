@@ -258,7 +258,8 @@ def decide(measured: Measurement, job: Job, trials: Sequence[Trial]) -> tuple[st
     if reason := against_budget(measured.quality) or against_limits(measured, job.budget):
         return "rejected", reason
     if measured.speedup is None:
-        return "kept", f"within budget; not measured on this host: {stands_in}"
+        status = measured.verification.status
+        return "kept", f"within budget; {status}, not measured on this host: {stands_in}"
     return worth(measured, measured.speedup, trials)
 
 
