@@ -15,14 +15,14 @@ import torch
 
 from karui.graph import inductor, inductor_int8
 from karui.graph.onnx import quiet
-from karui.graph.program import flat, open_exported, open_program, save_exported
+from karui.graph.placement import Placement
+from karui.graph.program import open_exported, save_exported
 from karui.graph.ranges.table import save_table
 from karui.numerics import Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
     from karui.artifact import Signature
-    from karui.data import Array, Arrays
     from karui.runtimes import Predict
 
 JIT = "compiled where it runs, which needs a C++ compiler"
@@ -32,25 +32,33 @@ JIT = "compiled where it runs, which needs a C++ compiler"
 @dataclass(frozen=True)
 class TorchCompile(Runtime):
     """``mode`` is that of ``torch.compile``; ``calibration`` and ``quantizer`` (karui's table, or torchao)
-    are of static INT8.
+    are of static INT8. device, channels_last, autocast: see ``graph.placement``.
     """
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     calibration: Calibration = "minmax"
     quantizer: Literal["karui", "torchao"] = "karui"
+    device: Literal["cpu", "cuda"] = "cpu"
+    channels_last: bool = False
+    autocast: Literal["bf16", "fp16"] | None = None
 
     def refuses(self, ask: Ask) -> str | None:
-        return inductor.refuses(ask, self.quantizer)
+        return self.place.refuses(ask.numerics.default) or inductor.refuses(ask, self.quantizer)
 
     def casts_in_torch(self, precision: str) -> bool:
-        return precision in ("bf16", "fp16")
+        return precision in ("bf16", "fp16") and not self.autocast
+
+    @property
+    def place(self) -> Placement:
+        return Placement(self.device, self.channels_last, self.autocast)
 
     def build(self, source: Source, folder: Path) -> Built:
         precision = source.numerics.default
         if precision.startswith("int8"):
             return self.quantized(source, folder)
         save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
-        return Built({"precision": precision, "detail": f"Inductor, mode {self.mode}, {JIT}"})
+        detail = ", ".join(["Inductor", f"mode {self.mode}", *self.place.told(), JIT])
+        return Built({"precision": precision, "detail": detail})
 
     def quantized(self, source: Source, folder: Path) -> Built:
         """Quantize and compile once here, which tells whether INT8 kernels come out of it."""
@@ -70,26 +78,23 @@ class TorchCompile(Runtime):
         path = folder / "quantized.pt2"
         if path.is_file():
             inductor_int8.operations()
-        program = open_program(path if path.is_file() else folder / "model.pt2")
+        program = self.place.open(path if path.is_file() else folder / "model.pt2")
         with quiet():
             compiled = torch.compile(program, mode=self.mode)
-        return predictor(compiled, signature)
+        return self.place.predictor(frozen(compiled), signature)
 
 
-def predictor(compiled: Callable[..., Any], signature: Signature) -> Predict:
-    """As ``karui.graph.program.predictor``, with weights frozen whenever a new batch size is compiled."""
-    names = [port.name for port in signature.inputs]
+def frozen(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled with weights frozen, whenever a new batch size comes."""
     seen: set[int] = set()
 
-    @torch.no_grad()
-    def predict(arrays: Arrays) -> list[Array]:
-        tensors = [torch.from_numpy(arrays[name]) for name in names]
+    def call(*tensors: torch.Tensor) -> Any:
         rows = len(tensors[0])
         if rows in seen:
-            return [output.numpy() for output in flat(compiled(*tensors))]
+            return compiled(*tensors)
         with quiet(), torch._inductor.config.patch(freezing=True):
             outputs = compiled(*tensors)
         seen.add(rows)
-        return [output.numpy() for output in flat(outputs)]
+        return outputs
 
-    return predict
+    return call

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 
@@ -18,6 +18,7 @@ from karui.errors import Unsupported
 from karui.graph import csr
 from karui.graph.call import tensors_of
 from karui.graph.capture import repeat
+from karui.graph.placement import PLAIN, Placement
 from karui.graph.program import open_exported, open_program, save_exported
 from karui.graph.program import predictor as predictor_of
 from karui.runtimes import Ask, Built, Runtime, Source
@@ -32,9 +33,14 @@ LAYERS = "sparse.json"  # paths of the weights that run as compressed rows
 @final
 @dataclass(frozen=True)
 class TorchEager(Runtime):
-    """sparse: time each mostly zero linear layer at the target's batch, and use CSR where it is faster."""
+    """sparse: time each mostly zero linear layer at the target's batch, and use CSR where it is faster.
+    device, channels_last, autocast: see ``graph.placement``; autocast=bf16 goes with bf16.
+    """
 
     sparse: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    channels_last: bool = False
+    autocast: Literal["bf16", "fp16"] | None = None
 
     def refuses(self, ask: Ask) -> str | None:
         if ask.form != "torch":
@@ -45,14 +51,21 @@ class TorchEager(Runtime):
             return "PyTorch's eager INT8 kernels belong to a deprecated package"
         if self.sparse and ask.numerics.default != "fp32":
             return "PyTorch multiplies compressed rows in FP32 only"
-        return None
+        if self.sparse and self.place != PLAIN:
+            return "compressed rows are measured on the CPU, in PyTorch's own layout"
+        return self.place.refuses(ask.numerics.default)
 
     def casts_in_torch(self, precision: str) -> bool:
-        return precision in ("bf16", "fp16")
+        return precision in ("bf16", "fp16") and not self.autocast
+
+    @property
+    def place(self) -> Placement:
+        return Placement(self.device, self.channels_last, self.autocast)
 
     def build(self, source: Source, folder: Path) -> Built:
         save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
-        facts = {"precision": source.numerics.default, "detail": f"PyTorch {torch.__version__} kernels"}
+        detail = ", ".join([f"PyTorch {torch.__version__} kernels", *self.place.told()])
+        facts = {"precision": source.numerics.default, "detail": detail}
         return Built(facts | self.as_rows(source, folder) if self.sparse else facts)
 
     def as_rows(self, source: Source, folder: Path) -> dict[str, Any]:
@@ -75,7 +88,9 @@ class TorchEager(Runtime):
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)
-        graph, layers = open_program(folder / "model.pt2"), folder / LAYERS
+        graph, layers = self.place.open(folder / "model.pt2"), folder / LAYERS
         if layers.is_file():
             graph = csr.put_in(graph, json.loads(layers.read_text(encoding="utf-8")))
-        return predictor_of(graph, signature)
+        return (
+            predictor_of(graph, signature) if self.place == PLAIN else self.place.predictor(graph, signature)
+        )
