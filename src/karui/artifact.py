@@ -25,7 +25,8 @@ MANIFEST = "manifest.json"
 SCHEMA = "karui.artifact/1"
 RANGES, RANGES_TENSORS = "ranges.json", "ranges.safetensors"  # the quantization table
 CHECK, CHECK_ROWS = "verify_on_mac.py", "verify_on_mac.npz"  # to be run where the runtime is
-BESIDE = (RANGES, RANGES_TENSORS, CHECK, CHECK_ROWS)  # what the runtime does not read
+ON_GPU = ("build_engine.sh", "engine.json", "verify_on_gpu.py", "verify_on_gpu.npz", "model.plan")
+BESIDE = (RANGES, RANGES_TENSORS, CHECK, CHECK_ROWS, *ON_GPU)  # not read, or made of what is read
 
 
 @dataclass(frozen=True)

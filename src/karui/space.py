@@ -42,7 +42,7 @@ class Space:
 
     def on(self, runtimes: Sequence[str]) -> Space:
         """The same on those of its runtimes that are named; on all where none is."""
-        left = tuple(name for name in self.runtimes if not runtimes or name in runtimes)
+        left = tuple(one for one in self.runtimes if not runtimes or one.partition(":")[0] in runtimes)
         return replace(self, runtimes=left)
 
     def recipe(self, point: Point) -> Recipe:

@@ -32,6 +32,33 @@ class Cnn(nn.Module):
         return self.head(self.pool(torch.relu(self.bn2(self.conv2(image)))).flatten(1))
 
 
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image):
+        seen = torch.relu(self.norm(self.stem(image)))
+        return self.head(torch.relu(self.two(torch.relu(self.one(seen))) + seen).mean((2, 3)))
+
+
+class Depthwise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.deep = (
+            nn.Conv2d(1, 8, 3, stride=2, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        )
+        self.point, self.head = nn.Conv2d(8, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, image):
+        seen = nn.functional.hardswish(self.stem(image))
+        seen = nn.functional.relu6(self.point(nn.functional.relu6(self.deep(seen))))
+        return self.head(nn.functional.adaptive_avg_pool2d(seen, 1).flatten(1))
+
+
 class Mlp(nn.Module):
     def __init__(self):
         super().__init__()
@@ -128,6 +155,8 @@ def capture_net(name: str, folder: Path) -> Net:
     )
     model, example = {
         "cnn": lambda: (Cnn(), numbers(1, 8, 8)),
+        "residual": lambda: (Residual(), numbers(1, 8, 8)),
+        "depthwise": lambda: (Depthwise(), numbers(1, 8, 8)),
         "mlp": lambda: (Mlp(), numbers(16)),
         "lstm": lambda: (Recurrent(), numbers(5, 8)),
         "encoder": lambda: (Encoder(), tokens(20, 6)),

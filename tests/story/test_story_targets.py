@@ -19,7 +19,7 @@ from karui.cli.main import main
 from karui.data import open_arrays
 from karui.errors import MeasureFailed
 
-OFFERED = {"all", "browser", "cpu", "edge", "mobile"}
+OFFERED = {"all", "browser", "cpu", "edge", "gpu", "mobile"}
 
 
 @pytest.mark.parametrize("target", presets.names())
@@ -34,10 +34,12 @@ def test_what_is_offered():
     used = {
         name: {recipe.runtime.name for recipe in presets.recipes(name, Budget())} for name in presets.names()
     }
-    assert set(used) == OFFERED  # no gpu: its runtime is not here yet
+    assert set(used) == OFFERED
     assert used["browser"] == {"ort_web"} and not used["browser"] & used["cpu"]
     assert used["mobile"] == {"executorch", "litert", "coreml"} and not used["mobile"] & used["cpu"]
-    assert used["all"] == used["cpu"] | used["edge"] | used["mobile"] | used["browser"]
+    assert used["gpu"] == {"tensorrt", "onnxruntime", "torch_eager", "torch_compile"}
+    assert "tensorrt" not in used["cpu"]
+    assert used["all"] == set.union(*(used[name] for name in OFFERED - {"all"}))
     assert used["all"] == set(runtimes.names())
 
 

@@ -320,3 +320,12 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def every_node(graph: Any) -> Iterator[Any]:
+    """Nodes of a graph and of the branches and loops inside it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from every_node(inner)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from karui.errors import BuildFailed, foreign
 from karui.graph.onnx import (
-    answers,
+    every_node,
     export_onnx,
     is_product,
     only_recurrent,
@@ -107,7 +107,7 @@ class OrtBuild:
             else:
                 self.convert(source, Path(scratch), model)
             executed = inspect(model, Path(scratch), source) | self.pack(model)
-        return executed, reference(model, source) if precision == "int8" else None
+        return executed, fake_quant(model, source) if precision == "int8" else None
 
     def pack(self, model: Path) -> dict[str, int]:
         saved = pack(model) if self.pack_zeros else 0
@@ -127,6 +127,8 @@ class OrtBuild:
 
     def convert(self, source: Source, scratch: Path, model: Path) -> None:
         """Write the model in a lower precision than FP32."""
+        from karui.graph.ort_session import halve
+
         if source.numerics.default.startswith("int8"):
             refuse_learned(source.folder)
         exported = scratch / "exported.onnx"
@@ -142,7 +144,7 @@ class OrtBuild:
                     model,
                     self.calibration,
                     per_channel=self.per_channel,
-                    saturates=self.saturates,
+                    form="u8s7" if self.saturates else "u8s8",
                 )
             else:
                 dynamic_int8(source, prepared(exported, scratch), model)
@@ -161,13 +163,6 @@ def refuses_layers(ask: Ask) -> str | None:
         return None
     gru = ", and it has no dynamic GRU kernel" if "GRU" in layers else ""
     return f"no Linear or LSTM layer: ONNX Runtime quantizes nothing else dynamically{gru}"
-
-
-def halve(exported: Path, model: Path) -> None:
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    onnx.save(convert_float_to_float16(onnx.load(str(exported)), keep_io_types=True), str(model))
 
 
 def inspect(model: Path, scratch: Path, source: Source, found: Quantized | None = None) -> dict[str, Any]:
@@ -247,28 +242,12 @@ def why_float(node: Any, path: str, source: Source) -> str:
     return "ONNX Runtime did not join it with the quantization of its inputs and output"
 
 
-def every_node(graph: Any) -> Iterator[Any]:
-    """Nodes of a graph and of the branches and loops inside it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from every_node(inner)
-
-
 def listed(nodes: Sequence[Any]) -> str:
     counts = Counter(node.op_type for node in nodes)
     return ", ".join(f"{op} x{n}" for op, n in counts.items()) or "no product or convolution"
 
 
-def reference(model: Path, source: Source) -> list[Array]:
-    """The fake-quant reference: without optimisation, Q/DQ nodes run literally around float kernels."""
-    import onnxruntime as ort
+def fake_quant(model: Path, source: Source) -> list[Array]:
+    from karui.graph.ort_session import reference
 
-    from karui.graph.ort_session import options_for, predictor
-
-    options = options_for(source.threads)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with foreign(BuildFailed, "ONNX Runtime does not run the quantized model"):
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        return answers(predictor(session, source.signature), source.probe, source.signature)
+    return reference(model, source)

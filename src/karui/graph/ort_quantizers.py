@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from karui.errors import BuildFailed, foreign
 from karui.graph.onnx import batches, kept_in_float, path_of
@@ -23,10 +23,26 @@ CALIBRATE_ROWS = 16  # samples held at once while ranges are found
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
+Form = Literal["u8s8", "u8s7", "s8s8"]  # of activations and weights; the last with biases in float
+SYMMETRIC = {  # as TensorRT wants it; weights stay in float before a QuantizeLinear of their own
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "AddQDQPairToWeight": True,
+    "DedicatedQDQPair": True,
+}
+
+
 def static_int8(
-    source: Source, prepared: Path, model: Path, calibration: str, *, per_channel: bool, saturates: bool
+    source: Source,
+    prepared: Path,
+    model: Path,
+    calibration: str,
+    *,
+    form: Form,
+    per_channel: bool = True,
 ) -> None:
-    """u8 activations and s8 weights, by ``quantize_static``. saturates: weights get 7 bits."""
+    """By ``quantize_static``, from the batches of ``source``."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     quantize_static(
@@ -35,12 +51,15 @@ def static_int8(
         Reader(source),
         quant_format=QuantFormat.QDQ,
         per_channel=per_channel,
-        reduce_range=saturates,
-        activation_type=QuantType.QUInt8,
+        reduce_range=form == "u8s7",
+        activation_type=QuantType.QInt8 if form == "s8s8" else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=excluded(prepared, source),
         calibrate_method=CalibrationMethod[METHODS[calibration]],
-        extra_options={"CalibStridedMinMax": 1},  # merge ranges after every batch, for bounded memory
+        extra_options={
+            "CalibStridedMinMax": 1,  # merge ranges after every batch, for bounded memory
+            **(SYMMETRIC if form == "s8s8" else {}),
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""An ONNX file open in ONNX Runtime on this machine's CPU."""
+"""ONNX files computed by ONNX Runtime: sessions, calls, half precision. For all runtimes that write ONNX."""
 
 from __future__ import annotations
 
@@ -9,14 +9,41 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # see karui.runtimes.onnxruntime
 import onnxruntime as ort
 
+from karui.errors import BuildFailed, Unsupported, foreign
+from karui.graph.onnx import answers
+
 if TYPE_CHECKING:
     from karui.artifact import Signature
-    from karui.data import Array, Arrays
-    from karui.runtimes import Predict
+    from karui.data import Array
+    from karui.runtimes import Predict, Source
+
+CPU = "CPUExecutionProvider"
+PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "cpu": (CPU, {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),  # else FP32 products have 10 bits
+    "tensorrt": ("TensorrtExecutionProvider", {}),
+}
 
 
-def session_of(model: Path, threads: int) -> Any:
-    return ort.InferenceSession(str(model), options_for(threads), providers=["CPUExecutionProvider"])
+def session_of(model: Path, threads: int, provider: str = "cpu") -> Any:
+    """Raises Unsupported where ONNX Runtime would run on something else than ``provider``: it only warns."""
+    wanted = PROVIDERS[provider]
+    session = ort.InferenceSession(str(model), options_for(threads), providers=[wanted])
+    if (found := session.get_providers()[0]) != wanted[0]:
+        raise Unsupported(f"{wanted[0]} did not start", why=f"ONNX Runtime fell back to {found}")
+    return session
+
+
+def refuses_provider(provider: str, precision: str) -> str | None:
+    """Why a provider cannot be had here, or not in ``precision``."""
+    name, had = PROVIDERS[provider][0], ort.get_available_providers()
+    if name not in had:
+        return f"this onnxruntime has no {name}: it takes an NVIDIA GPU and the package onnxruntime-gpu"
+    if provider != "cpu" and precision.startswith("int8"):
+        return f"{name} gets no INT8 files: try int8@tensorrt"
+    if provider == "tensorrt" and precision == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+        return "TensorRT would multiply FP32 with 10 bits: set NVIDIA_TF32_OVERRIDE=0, or try fp32@tensorrt"
+    return None
 
 
 def options_for(threads: int) -> Any:
@@ -29,14 +56,36 @@ def options_for(threads: int) -> Any:
     return options
 
 
+def literally(model: Path | bytes, threads: int) -> Any:
+    """A session without optimisation: each node as it is written, Q/DQ around float kernels."""
+    options = options_for(threads)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[CPU])
+
+
+def reference(model: Path, source: Source) -> list[Array]:
+    """The fake-quant reference of an INT8 file, on the probe rows of ``source``."""
+    with foreign(BuildFailed, "ONNX Runtime does not run the quantized model"):
+        predict = predictor(literally(model, source.threads), source.signature)
+        return answers(predict, source.probe, source.signature)
+
+
 def predictor(session: Any, signature: Signature) -> Predict:
     """Inputs and outputs go by their order, so that the file's own names may differ."""
     mine = [port.name for port in signature.inputs]
     pairs = list(zip((node.name for node in session.get_inputs()), mine, strict=True))
     outputs = [node.name for node in session.get_outputs()]
 
-    def predict(arrays: Arrays) -> list[Array]:
+    def predict(arrays: Any) -> list[Array]:
         found: list[Array] = session.run(outputs, {theirs: arrays[name] for theirs, name in pairs})
         return found
 
     return predict
+
+
+def halve(exported: Path, model: Path) -> None:
+    """Weights and arithmetic in fp16, by ONNX Runtime's converter; inputs and outputs keep their types."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(str(exported)), keep_io_types=True), str(model))

@@ -34,7 +34,7 @@ SPARSEST = tuple(
     f'iterative:prune="prune_weights:sparsity=0.95",rounds=3,recover=["finetune:steps=300"] + {what}'
     for what in ("fp32@onnxruntime", "int8@onnxruntime")
 )
-ELSEWHERE = ("executorch", "coreml", "litert", "ort_web")  # phones, boards, browsers have presets
+ELSEWHERE = ("executorch", "coreml", "litert", "ort_web", "tensorrt")  # they have presets of their own
 COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 
