@@ -12,7 +12,7 @@ from trials import BASE, measured, trial
 from karui.bench.rounds import Rounds
 from karui.budget import Budget
 from karui.measurement import Ratio
-from karui.optimize.attempt import decide, trial_id
+from karui.optimize.attempt import decide, plain_of, trial_id
 from karui.optimize.conclude import Conclusion, dominates, pareto, point, ranked
 from karui.optimize.result import best_effort, verdict
 from karui.recipe import parse_recipe
@@ -143,3 +143,12 @@ def test_proposing_and_stopping():
     assert goal_met([BASE, GOOD], BASE.id, 1.97) is None  # the interval reaches below
     assert goal_met([BASE, OVER], BASE.id, 1.0) is None
     assert isinstance(BASE.measurement.speedup, Ratio)
+
+
+def test_fp32_that_others_are_compared_with_runs_on_the_same_device():
+    told = {
+        "int8@onnxruntime:calibration=entropy": "fp32@onnxruntime",
+        "fp16@onnxruntime:pack_zeros=false,provider=cuda": "fp32@onnxruntime:provider=cuda",
+        "fold_norm + bf16@torch_compile:mode=max-autotune,device=cuda": "fp32@torch_compile:device=cuda",
+    }
+    assert {text: str(plain_of(parse_recipe(text))) for text in told} == told

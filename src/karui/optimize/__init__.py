@@ -17,7 +17,7 @@ from karui.budget import Budget
 from karui.errors import BuildFailed, KaruiError, MissingRuntime, UsageError
 from karui.measurement import Trial
 from karui.optimize.admit import ask_of, refusal, refusal_of
-from karui.optimize.attempt import attempt, trial_id_of_baseline
+from karui.optimize.attempt import attempt, plain_of, trial_id_of_baseline
 from karui.optimize.conclude import Conclusion, conclude
 from karui.optimize.home import check_room, run_folder
 from karui.optimize.job import Job, identity, save_data
@@ -186,18 +186,21 @@ def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[s
     Raises UsageError, or MissingRuntime, when none of those wanted can be tried.
     """
     ask = ask_of(job)
-    plain = [parse_recipe(f"fp32@{recipe.runtime.name}") for recipe in wanted]
-    ordered = [parse_recipe(job.origin.baseline), *(r for pair in zip(plain, wanted) for r in pair)]
-    admitted: list[Recipe] = []
+
+    def why_not(recipe: Recipe) -> str | None:
+        return refusal_of(recipe, ask) or job.machine.lacks(recipe.runtime.name)
+
+    base = parse_recipe(job.origin.baseline)
+    if reason := why_not(base):
+        raise UsageError("the baseline cannot run", why=reason)
+    admitted = [base]
     refused: dict[str, dict[str, str]] = {}
-    for recipe in dict.fromkeys(ordered):
-        reason = refusal_of(recipe, ask) or job.machine.lacks(recipe.runtime.name)
-        if not reason:
-            admitted.append(recipe)
-        elif recipe in wanted or str(recipe) == job.origin.baseline:
+    for recipe in wanted:
+        if reason := why_not(recipe):
             refused[str(recipe)] = refusal(recipe, reason)
-    if not admitted or str(admitted[0]) != job.origin.baseline:
-        raise UsageError("the baseline cannot run", why=refused[job.origin.baseline]["reason"])
+        else:  # what is refused needs nothing to be compared with
+            admitted += [one for one in (plain_of(recipe), recipe) if not why_not(one)]
+    admitted = list(dict.fromkeys(admitted))
     if not set(admitted) & set(wanted):
         reasons = "; ".join(f"{entry['recipe']}: {entry['reason']}" for entry in refused.values())
         missing = all(is_missing(recipe) or job.machine.lacks(recipe.runtime.name) for recipe in wanted)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from karui import runtimes
 from karui.artifact import Artifact
 from karui.bench.candidate import Candidate
 from karui.bench.rounds import Pace, Rounds, interleave
@@ -21,7 +22,7 @@ from karui.measurement import Measurement, Quality, Ratio, Timing, Trial
 from karui.optimize.home import check_room
 from karui.optimize.job import Job
 from karui.optimize.workshop import Workshop, digest, reference_folder
-from karui.recipe import Recipe, parse_recipe
+from karui.recipe import Named, Recipe, parse_recipe
 
 if TYPE_CHECKING:
     from karui.data import Array
@@ -36,6 +37,17 @@ def trial_id(recipe: Recipe) -> str:
     words = [step.name for step in recipe.steps] + [str(value) for _, value in recipe.runtime.options]
     slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
     return "-".join(part for part in (plain, slug[:30], digest(str(recipe))) if part) if extras else plain
+
+
+def plain_of(recipe: Recipe) -> Recipe:
+    """FP32 of the recipe's runtime on the device it runs on: what its speed is told from."""
+    where = runtimes.find(recipe.runtime.name).WHERE
+    options = tuple((name, value) for name, value in recipe.runtime.options if name in where)
+    return Recipe(runtime=Named(recipe.runtime.name, options))
+
+
+def plain_id(trial: Trial) -> str:
+    return trial_id(plain_of(parse_recipe(trial.recipe)))
 
 
 def attempt(workshop: Workshop, recipe: Recipe, trials: Sequence[Trial], pace: Pace) -> Trial:
@@ -215,14 +227,14 @@ def timed(
         timing=timing(candidate, trial.id, rounds),
         speedup=ratio(rounds, eager, trial.id, workshop.job.seed),
         speedup_compiled=ratio(rounds, COMPILED, trial.id, workshop.job.seed),
-        speedup_same_runtime=ratio(rounds, f"{trial.runtime}-fp32", trial.id, workshop.job.seed),
+        speedup_same_runtime=ratio(rounds, plain_id(trial), trial.id, workshop.job.seed),
     )
 
 
 def baselines(job: Job, trial: Trial, trials: Sequence[Trial]) -> list[str]:
     """Ids of the earlier trials this one is timed beside."""
     usable = {t.id for t in trials if t.measurement and t.measurement.timing}
-    wanted = dict.fromkeys([trial_id_of_baseline(job), COMPILED, f"{trial.runtime}-fp32"])
+    wanted = dict.fromkeys([trial_id_of_baseline(job), COMPILED, plain_id(trial)])
     return [name for name in wanted if name in usable and name != trial.id]
 
 

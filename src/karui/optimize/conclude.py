@@ -14,7 +14,7 @@ from karui.bench.stats import percentiles, spread_of_openings, widened
 from karui.budget import Objective
 from karui.errors import KaruiError, Unreachable
 from karui.measurement import Quality, Trial
-from karui.optimize.attempt import COMPILED, quality, ratio, trial_id_of_baseline
+from karui.optimize.attempt import COMPILED, plain_id, quality, ratio, trial_id_of_baseline
 from karui.optimize.workshop import Workshop
 
 FINALISTS = 8
@@ -86,7 +86,7 @@ def joint(
 ) -> tuple[Rounds, list[Trial]]:
     """One interleaved measurement of all finalists and their baselines; replaces the earlier ratios."""
     eager, usable = trial_id_of_baseline(workshop.job), {t.id for t in by_latency(trials)}
-    same = [f"{trial.runtime}-fp32" for trial in trials if trial.id in finalists]
+    same = [plain_id(trial) for trial in trials if trial.id in finalists]
     wanted = [n for n in dict.fromkeys([eager, COMPILED, *same, *finalists]) if n in usable]
     pairs = [(eager, name) for name in wanted if name != eager]
     rounds = session(lambda: workshop.anew(wanted), pairs, pace, workshop.job.seed)
@@ -138,7 +138,7 @@ def renewed(workshop: Workshop, trial: Trial, rounds: Rounds) -> Trial:
         timing=again,
         speedup=ratio(rounds, eager, trial.id, seed),
         speedup_compiled=ratio(rounds, COMPILED, trial.id, seed),
-        speedup_same_runtime=ratio(rounds, f"{trial.runtime}-fp32", trial.id, seed),
+        speedup_same_runtime=ratio(rounds, plain_id(trial), trial.id, seed),
     )
     return dataclasses.replace(trial, measurement=found)
 

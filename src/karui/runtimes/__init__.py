@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from karui import host
 from karui.artifact import Signature
@@ -105,7 +105,12 @@ class Elsewhere(ABC):
 
 
 class Runtime(ABC):
-    """Three verbs and no state in between; subclasses are final frozen dataclasses."""
+    """Three verbs and no state in between; subclasses are final frozen dataclasses.
+
+    WHERE: options that say which device runs it; FP32 that others are compared with runs on the same.
+    """
+
+    WHERE: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def refuses(self, ask: Ask) -> str | None:

@@ -37,6 +37,8 @@ class OnnxRuntime(Runtime):
     pack_zeros: bool = True
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
 
+    WHERE = frozenset({"provider"})
+
     def refuses(self, ask: Ask) -> str | None:
         reason = refuses_provider(self.provider, ask.numerics.default)
         return reason or self.how(frozenset(ask.flags)).refuses(ask)

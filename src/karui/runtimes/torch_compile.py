@@ -42,6 +42,8 @@ class TorchCompile(Runtime):
     channels_last: bool = False
     autocast: Literal["bf16", "fp16"] | None = None
 
+    WHERE = frozenset({"device"})
+
     def refuses(self, ask: Ask) -> str | None:
         return self.place.refuses(ask.numerics.default) or inductor.refuses(ask, self.quantizer)
 

@@ -42,6 +42,8 @@ class TorchEager(Runtime):
     channels_last: bool = False
     autocast: Literal["bf16", "fp16"] | None = None
 
+    WHERE = frozenset({"device"})
+
     def refuses(self, ask: Ask) -> str | None:
         if ask.form != "torch":
             return "the model was given as ONNX: there is no torch module to run"
