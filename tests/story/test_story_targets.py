@@ -9,15 +9,18 @@ import sys
 import jobs
 import numpy as np
 import pytest
+import torch
 
 import karui
 from karui import presets, runtimes
+from karui.artifact import ON_GPU
 from karui.bench.compare import compare
 from karui.bench.machine import Conditions
 from karui.budget import Budget
 from karui.cli.main import main
 from karui.data import open_arrays
 from karui.errors import MeasureFailed
+from karui.presets import gpu
 
 OFFERED = {"all", "browser", "cpu", "edge", "gpu", "mobile"}
 
@@ -111,6 +114,47 @@ def test_what_cannot_run_here_is_verified_kept_and_listed_and_never_chosen(tmp_p
 
 
 @pytest.mark.gate
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and it is measured")
+def test_a_gpu_that_is_not_here_gives_checked_files_reasons_and_no_choice(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    sparse = 'prune_weights:pattern="2:4" + fp16@tensorrt'
+    ready = ("fp16@tensorrt", sparse)
+    refused = ("int8_dynamic@tensorrt", gpu.TORCH[0], gpu.TORCH[-1], *gpu.PROVIDERS)
+    result = karui.optimize(
+        jobs.mlp_task(),
+        karui.Target("gpu"),
+        budget=karui.Budget(max_drop=100),
+        out=tmp_path / "run",
+        settings=jobs.quick(*ready, *refused),
+    )
+    trials = {trial["recipe"]: trial for trial in result.facts["trials"]}
+    for recipe in ready:
+        trial = trials[recipe]
+        assert trial["status"] == "kept", trial["reason"]
+        assert trial["reason"].startswith(
+            "within budget; rule-checked, not measured on this host: needs an NVIDIA GPU"
+        )
+        assert trial["verification"]["status"] == "rule-checked"
+        assert trial["latency_s"] is trial["speedup"] is trial["samples_s"] is None  # no guessed time
+        assert trial["quality"]["n"] and trial["size_bytes"]
+    assert trials[sparse]["executed"]["sparse_layers"] == 2
+    reasons = {entry["recipe"]: entry["reason"] for entry in result.facts["refused"]}
+    assert set(reasons) == set(refused)
+    assert all("GPU" in reason for recipe, reason in reasons.items() if recipe != "int8_dynamic@tensorrt")
+    assert result.best is None and result.facts["verdict"]["exit_code"] == 3
+    assert all(recipe in result.facts["verdict"]["detail"] for recipe in ready)
+    said = [result.table(), *((tmp_path / "run" / f"report.{kind}").read_text() for kind in ("md", "html"))]
+    assert all("rule-checked" in text and "verified by reference" not in text for text in said)
+
+    folder = tmp_path / "run" / "trials" / "tensorrt-fp16" / "artifact"
+    assert main(["verify", str(folder)]) == 0
+    assert main(["doctor"]) == 0
+    assert "rule-checked here: needs an NVIDIA GPU" in capsys.readouterr().out
+    assert main(["export", str(folder), "--to", str(tmp_path / "bare"), "--bare"]) == 0
+    assert {file.name for file in (tmp_path / "bare").iterdir()} >= {"model.onnx", *ON_GPU[:4]}
+
+
+@pytest.mark.gate
 def test_a_browser_takes_part_in_a_run(tmp_path):
     result = karui.optimize(
         jobs.mlp_task(),
@@ -143,7 +187,8 @@ def test_a_browser_takes_part_in_a_run(tmp_path):
 
 @pytest.mark.gate
 def test_a_missing_package_browser_or_converter_is_a_row_and_breaks_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "karui.runtimes.executorch", raising=False)
+    for name in [name for name in sys.modules if name.startswith(("karui.runtimes.exec", "executorch."))]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "executorch", None)
     monkeypatch.setenv("KARUI_CHROMIUM", str(tmp_path / "none"))
     monkeypatch.setenv("KARUI_LITERT_PYTHON", str(tmp_path / "nowhere"))
@@ -162,6 +207,9 @@ def test_a_missing_package_browser_or_converter_is_a_row_and_breaks_nothing(tmp_
     monkeypatch.setenv("KARUI_ORT_WEB", str(tmp_path))
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    assert "not installed: pip install 'karui[executorch]'" in said and "targets: all, browser, cpu" in said
+    assert (
+        "not installed: pip install 'karui[executorch]'" in said
+        and "targets: all, browser, cpu, edge, gpu" in said
+    )
     (line,) = [line for line in said.splitlines() if line.strip().startswith("ort_web")]
     assert "not installed: npm install" in line and "apt-get install chromium" in line
