@@ -261,6 +261,26 @@ def test_two_of_four_zeros_bring_the_flag_and_others_do_not(bench, tmp_path):
     assert "--sparsity" not in (dense[0] / "build_engine.sh").read_text()
 
 
+@without
+def test_a_model_given_as_onnx_keeps_its_own_names(bench, tmp_path):
+    net = bench.net("cnn")
+    given = onnx.load(str(file_of(bench, "cnn", "fp32")[0] / "model.onnx"))
+    for node in given.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = {"image": "pixels"}.get(name, name)
+    given.graph.input[0].name = "pixels"
+    (tmp_path / "source").mkdir()
+    onnx.save(given, str(tmp_path / "source" / "model.onnx"))
+    source = dataclasses.replace(net.source(Numerics("fp16")), folder=tmp_path / "source")
+    folder = tmp_path / "built"
+    folder.mkdir()
+    assert tensorrt.refuses(Ask(Numerics("fp16"), form="onnx")) is None
+    tensorrt.build(source, folder)
+    assert far(tensorrt.load(folder, net.signature, 1)(net.inputs)[0], net.outputs[0]) < LIMITS["fp16"]
+    assert "--minShapes=pixels:1x1x8x8" in (folder / "build_engine.sh").read_text()
+    assert "input/pixels" in np.load(folder / "verify_on_gpu.npz", allow_pickle=False).files
+
+
 def test_what_is_refused_before_it_costs_a_trial():
     words = ("fp32", "fp16", "int8", "bf16", "int8_dynamic", "int8_weights")
     said = {word: tensorrt.refuses(Ask(Numerics(word))) for word in words}

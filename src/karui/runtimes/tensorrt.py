@@ -7,6 +7,7 @@ it lie ``build_engine.sh`` and ``verify_on_gpu.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import onnx
 
+from karui.artifact import Port
 from karui.errors import BuildFailed, MeasureFailed, foreign
 from karui.graph.onnx import (
     OPSET,
@@ -106,8 +108,9 @@ class TensorRt(Runtime):
             written = onnx.load(str(model))
         rules.require(written)
         executed = facts(written, source, found)
-        files.write_files(folder, source.signature, self.settings(source, executed))
-        self.write_rows(source, folder)
+        theirs = named_as(written.graph, source.signature)
+        files.write_files(folder, theirs, self.settings(source, executed))
+        self.write_rows(source, theirs, folder)
         if not self.stands_in():
             (folder / files.PLAN).write_bytes(planned(folder))
         if precision != "int8":
@@ -155,17 +158,20 @@ class TensorRt(Runtime):
             "sparse": bool(executed["sparse_layers"]),
         }
 
-    def write_rows(self, source: Source, folder: Path) -> None:
-        """Some rows with the original's answers and those of this file, for the check on a GPU."""
+    def write_rows(self, source: Source, theirs: Signature, folder: Path) -> None:
+        """Some rows with the original's answers and those of this file, for the check on a GPU.
+
+        theirs: the signature in the names of the file.
+        """
         signature = source.signature
         count = CHECKED_ROWS if signature.dynamic_batch else signature.batch
         rows = {name: array[:count].copy() for name, array in source.probe.items()}
         with tempfile.TemporaryDirectory() as scratch:
             export_onnx(source.folder, signature, Path(scratch) / MODEL, self.opset)
             original = as_written(Path(scratch), signature, source.threads)(rows)
-        files.write_rows(
-            folder, signature, rows, as_written(folder, signature, source.threads)(rows), original
-        )
+        found = as_written(folder, signature, source.threads)(rows)
+        given = {port.name: rows[mine.name] for port, mine in zip(theirs.inputs, signature.inputs)}
+        files.write_rows(folder, theirs, given, found, original)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         if not self.stands_in():
@@ -198,6 +204,16 @@ def facts(written: Any, source: Source, found: Quantized | None) -> dict[str, An
         "sparse_layers_of": len(able),
         **known,
     }
+
+
+def named_as(graph: Any, signature: Signature) -> Signature:
+    """The signature in the names of the file, which are its maker's for a model given as ONNX."""
+
+    def renamed(ports: Sequence[Port], values: Sequence[Any]) -> tuple[Port, ...]:
+        return tuple(dataclasses.replace(p, name=value.name) for p, value in zip(ports, values, strict=True))
+
+    inputs, outputs = renamed(signature.inputs, graph.input), renamed(signature.outputs, graph.output)
+    return dataclasses.replace(signature, inputs=inputs, outputs=outputs)
 
 
 def in_int8(seen: Seen, node: Any) -> bool:
@@ -244,10 +260,11 @@ def on_gpu(folder: Path, signature: Signature) -> Predict:
     with foreign(MeasureFailed, "the engine cannot be opened"):
         engine = Engine(plan.read_bytes() if plan.is_file() else planned(folder))
     graph = onnx.load(str(folder / MODEL), load_external_data=False).graph
-    theirs = {value.name: port.name for value, port in zip(graph.input, signature.inputs, strict=True)}
+    theirs = named_as(graph, signature)
+    pairs = [(port.name, mine.name) for port, mine in zip(theirs.inputs, signature.inputs)]
 
     def predict(arrays: Arrays) -> list[Array]:
-        found = engine.run({name: arrays[mine] for name, mine in theirs.items()})
-        return [found[value.name] for value in graph.output]
+        found = engine.run({name: arrays[mine] for name, mine in pairs})
+        return [found[port.name] for port in theirs.outputs]
 
     return predict

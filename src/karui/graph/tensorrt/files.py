@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from karui.artifact import ON_GPU
-from karui.graph.onnx import output_names
 from karui.graph.tensorrt import verify_on_gpu
 from karui.graph.tensorrt.verify_on_gpu import MODEL, WORKSPACE_BYTES
 
@@ -73,8 +72,8 @@ def write_rows(
     reference: Sequence[Array],
     original: Sequence[Array],
 ) -> None:
-    """Inputs and answers for the check, by the file's names, in an archive without pickles."""
+    """Inputs and answers for the check, in an archive without pickles; all names are those of the file."""
     stored = {f"input/{name}": array for name, array in inputs.items()}
-    for name, mine, theirs in zip(output_names(signature), reference, original, strict=True):
-        stored |= {f"reference/{name}": mine, f"original/{name}": theirs}
+    for port, mine, theirs in zip(signature.outputs, reference, original, strict=True):
+        stored |= {f"reference/{port.name}": mine, f"original/{port.name}": theirs}
     np.savez(folder / ROWS, allow_pickle=False, **stored)
