@@ -116,7 +116,7 @@ def masked(model: nn.Module, amount: float) -> None:
     prune.global_unstructured(parts, pruning_method=prune.L1Unstructured, amount=amount)
 
 
-ITERATED = 'iterative:prune="prune_weights:sparsity=0.9",rounds=9,schedule=linear,recover="finetune:epochs=1"'
+ITERATED = 'iterative:prune="prune_weights:sparsity=0.9",rounds=9,schedule=linear,recover=["finetune:epochs=1"]'
 HALVED = "prune_channels:ratio=0.5 + finetune:epochs=3"
 LOOPS: tuple[tuple[str, Callable[[nn.Module, tuple[Tensor, Tensor], int], None], str], ...] = (
     ("ln_structured, half of each convolution, 3 epochs", by_norms, HALVED),
@@ -169,8 +169,8 @@ def ways_to(share: float, seed: int) -> dict[str, str]:
     train = f"finetune:seed={seed},epochs"
     return {
         "one-shot": f"{prune_to} + {train}={EPOCHS}",
-        "iterative": f'{in_rounds},schedule=geometric,recover="{train}=1"',
-        "gradual": f'{in_rounds},schedule=cubic,recover="{train}=1,schedule=constant"',
+        "iterative": f'{in_rounds},schedule=geometric,recover=["{train}=1"]',
+        "gradual": f'{in_rounds},schedule=cubic,recover=["{train}=1,schedule=constant"]',
     }
 
 

@@ -37,7 +37,12 @@ def construct(cls: type[Base], named: Named) -> Base:
             fix = f"did you mean {near[0]!r}?" if near else f"options: {', '.join(known) or 'none'}"
             raise UsageError(f"{named.name} has no option {key!r}", fix=fix)
         if not fits(value, known[key]):
-            raise UsageError(f"{named.name}:{key} cannot be {value!r}", why=f"it takes {said(known[key])}")
+            listed = isinstance(value, str) and fits((value,), known[key])
+            raise UsageError(
+                f"{named.name}:{key} cannot be {value!r}",
+                why="it takes a list" if listed else f"it takes {said(known[key])}",
+                fix=f'{key}=["{value}"]' if listed else "",
+            )
     return cls(**dict(named.options))
 
 

@@ -131,3 +131,9 @@ def test_channels_go_in_rounds_too(model, data):
 def test_bad_options_are_refused_in_words(model, data, options, words):
     with pytest.raises(UsageError, match=words):
         iterate(model, data, options)
+
+
+def test_one_step_that_should_be_a_list_is_refused_with_how_to_write_it(model, data):
+    with pytest.raises(UsageError) as found:
+        iterate(model, data, 'recover="finetune:steps=5"')
+    assert found.value.why == "it takes a list" and found.value.fix == 'recover=["finetune:steps=5"]'
