@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from karui.report import fields, words
+from karui.report import fields, tradeoffs, words
 from karui.report.changes import changes
 from karui.report.layers import layers
 from karui.report.rows import Cell, Row, against, headers, rows
@@ -45,6 +45,7 @@ def body(run: Run, pictures: Pictures, note: str) -> str:
         verdict(run),
         notices(run),
         candidates(run),
+        tradeoffs.section(run),
         figures(run, pictures, note),
         changes(run),
         layers(run),

@@ -17,9 +17,9 @@ class Step:
     speed: Speed | None = None
 
 
-def steps(run: Run) -> list[Step]:
-    """Total, steps, total; empty when there is nothing to attribute."""
-    base, best = run.baseline, run.shown
+def steps(run: Run, trial: Trial | None = None) -> list[Step]:
+    """Total, steps to ``trial`` (default: the shown one), total; empty when there is nothing to attribute."""
+    base, best = run.baseline, trial or run.shown
     if not base or not best or base is best or not base.p50_s or latency(base, best) is None:
         return []
     between = run.same_runtime_fp32(best)

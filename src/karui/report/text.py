@@ -166,4 +166,4 @@ def wrap(line: str, width: int | None, indent: str = "") -> list[str]:
     if width is None:
         return [indent + line]
     room = max(width, 20)
-    return textwrap.wrap(line, room, initial_indent=indent, subsequent_indent=indent)
+    return textwrap.wrap(line, room, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)

@@ -184,18 +184,24 @@ def score_name(run: Run) -> str:
 
 def budget(run: Run) -> str:
     """at most 0.5 points lost, at most 2 ms a call, at most 1 MiB"""
-    limits, parts = run.budget, []
-    if limits.share is not None:
-        parts.append(f"at most {100 * limits.share:.3g} % lost")
-    elif limits.allowed is not None:
-        lost = plural(round(100 * limits.allowed, 6), "point") if run.points else f"{limits.allowed:.3g}"
-        parts.append(f"at most {lost} lost")
+    limits, lost = run.budget, lost_budget(run)
+    parts = [f"at most {lost} lost"] if lost else []
     if limits.max_latency_s is not None:
         unit = time_unit([limits.max_latency_s])
         parts.append(f"at most {unit.number_short(limits.max_latency_s)} {unit.name} a call")
     if limits.max_size_bytes is not None:
         parts.append(f"at most {size(limits.max_size_bytes)}")
     return ", ".join(parts) or "none"
+
+
+def lost_budget(run: Run) -> str:
+    """What may be lost: 0.5 points, or 1 %; empty without a budget."""
+    limits = run.budget
+    if limits.share is not None:
+        return f"{100 * limits.share:.3g} %"
+    if limits.allowed is None:
+        return ""
+    return plural(round(100 * limits.allowed, 6), "point") if run.points else f"{limits.allowed:.3g}"
 
 
 def plural(number: float, noun: str) -> str:
