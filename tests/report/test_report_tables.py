@@ -7,7 +7,7 @@ import pytest
 import sample
 from rich.console import Console
 
-from karui.report.markdown import markdown
+from karui.report.markdown import markdown, summary
 from karui.report.rows import rows
 from karui.report.text import compared, plain, table
 from karui.report.view import read
@@ -115,3 +115,20 @@ def test_artifacts_side_by_side() -> None:
     lines = compared({"schema": "karui.bench/1", "rows": [first, second, {}]}).splitlines()
     assert lines[1].startswith("•  fp32@onnxruntime") and "1.00x" in lines[1]
     assert lines[2].startswith("✓  int8@onnxruntime") and "9.31x [9.15, 9.49]  faster: trials/" in lines[2]
+
+
+@pytest.mark.gate
+def test_the_summary_has_the_original_the_best_and_the_front_with_warnings() -> None:
+    result = sample.full()
+    made = summary(result)
+    found = [line for line in made.splitlines() if line.startswith("|")]
+    assert len(found) == 2 + 3 and "**`int8@onnxruntime`**" in made and "`fp32@onnxruntime`" in made
+    assert "11 further candidates" in made and "> ⚠ calibrate was drawn" in made
+    assert made.startswith("### onnxruntime int8 is 9.3x faster")
+    result["command"] = "karui optimize " + "--recipe fp32@onnxruntime " * 40
+    assert len(summary(result)) < len(made) + 200
+
+
+@pytest.mark.parametrize("make", SAMPLES)
+def test_every_sample_has_a_summary(make) -> None:
+    assert summary(make()).startswith("### ")

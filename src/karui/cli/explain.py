@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def meant(what: str, folder: Path | None) -> tuple[str, Path | None]:
-    """A single word that is a path names the run."""
-    if folder is None and what != BEST and Path(what).exists():
+    """A single word that is a path names the run; no id and no recipe looks like one."""
+    a_path = Path(what).exists() or ("/" in what and "@" not in what)
+    if folder is None and what != BEST and a_path:
         return BEST, Path(what)
     return what, folder

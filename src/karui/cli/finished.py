@@ -20,7 +20,8 @@ def find_result(path: Path | None) -> Mapping[str, Any]:
     """The result document. Raises UsageError where there is none, or it is something else."""
     path = path or newest_finished(RUNS)
     if not path.exists():
-        raise UsageError(f"there is no run {path}", fix=f"one of: {', '.join(known()) or 'none yet'}")
+        others = ", ".join(known())
+        raise UsageError(f"there is no run {path}", fix=f"one of: {others}" if others else "")
     file = path / "result.json" if path.is_dir() else path
     if not file.is_file():
         raise unfinished(path)

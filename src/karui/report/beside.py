@@ -17,6 +17,8 @@ from karui.report.view import Run, read
 
 Results = Sequence[tuple[str, Json]]
 RUN_NAMES = string.ascii_uppercase
+LONGEST = 60  # letters of a recipe
+NAMED = 8  # recipes that one line lists
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,16 @@ class Cells:
 def text(results: Results, width: int | None = None) -> str:
     """The runs, what differs between them, and a table with one row for each recipe and run."""
     facts, found = compare(results), cells(results)
-    table = [headers(results), *((c.recipe, c.run, *c.numbers, f"{c.mark} {c.changes}") for c in found)]
+    table = [
+        headers(results),
+        *((fields.clip(c.recipe, LONGEST), c.run, *c.numbers, f"{c.mark} {c.changes}") for c in found),
+    ]
     body = aligned(table)
     if width is not None and max(map(len, body)) > width:
         body = [made for cell in found for made in paragraph(cell, headers(results), width)]
     head = [made for part in heading(facts) for made in wrap(part, width)]
-    return "\n".join(made.rstrip() for made in [*head, "", *body]) + "\n"
+    tail = [made for part in only(results) for made in wrap(part, width)]
+    return "\n".join(made.rstrip() for made in [*head, "", *body, "", *tail]).rstrip() + "\n"
 
 
 def paragraph(cell: Cells, titles: tuple[str, ...], width: int) -> list[str]:
@@ -58,7 +64,9 @@ def markdown(results: Results) -> str:
         for c in cells(results)
     ]
     head = "\n".join(f"- {safe(part)}" for part in heading(facts))
-    return f"{head}\n\n" + "\n".join(map(line, [[*map(safe, titles)], rule, *rows])) + "\n"
+    table = "\n".join(map(line, [[*map(safe, titles)], rule, *rows]))
+    tail = "\n".join(f"- {safe(part)}" for part in only(results))
+    return "\n\n".join(part for part in (head, table, tail) if part) + "\n"
 
 
 def heading(facts: dict[str, Any]) -> list[str]:
@@ -68,15 +76,31 @@ def heading(facts: dict[str, Any]) -> list[str]:
     for name, values in facts["differences"].items():
         told = "; ".join(f"{run} {value or words.NONE}" for run, value in zip(RUN_NAMES, values))
         found.append(f"Different {name}: {told}.")
-    found.append(comparable(facts))
-    found.append(best_words(facts["best"]))
-    return found
+    return [*found, comparable(facts), best_words(facts["best"])]
 
 
 def comparable(facts: dict[str, Any]) -> str:
-    if facts["times_comparable"]:
-        return "Speed-ups are against each run's own original; seconds were taken under like conditions."
-    return "Seconds of these runs cannot be compared; speed-ups are against each run's own original."
+    """What a difference in the table may be read as."""
+    seconds = "were taken under like conditions" if facts["times_comparable"] else "cannot be compared"
+    told = f"Seconds of these runs {seconds}; speed-ups and losses are against each run's own original."
+    other = facts["differences"].keys() & {"score", "data"}
+    return told + (" Losses were measured on other data." if other else "")
+
+
+def only(results: Results) -> list[str]:
+    """Recipes that one run alone has, for each run."""
+    alone = [found for found in lines([read(result) for _, result in results]) if count(found) == 1]
+    told = []
+    for i, name in enumerate(RUN_NAMES[: len(results)]):
+        recipes = [found.recipe for found in alone if found.trials[i]]
+        more = [f"{len(recipes) - NAMED} more"] if len(recipes) > NAMED else []
+        told += [f"Only in {name}: {', '.join([*recipes[:NAMED], *more])}."] if recipes else []
+    return told
+
+
+def count(found: Line) -> int:
+    """In how many runs it is."""
+    return sum(trial is not None for trial in found.trials)
 
 
 def best_words(best: list[str | None]) -> str:
@@ -95,7 +119,9 @@ def headers(results: Results) -> tuple[str, ...]:
 def cells(results: Results) -> list[Cells]:
     runs = [read(result) for _, result in results]
     unit = words.time_unit(trial.p50_s for run in runs for trial in run.trials)
-    return [cell for found in lines(runs) for cell in cells_of(found, runs, unit)]
+    best = {run.best.recipe for run in runs if run.best}
+    shown = [found for found in lines(runs) if count(found) > 1 or found.recipe in best]
+    return [cell for found in shown for cell in cells_of(found, runs, unit)]
 
 
 def cells_of(found: Line, runs: Sequence[Run], unit: words.TimeUnit) -> list[Cells]:

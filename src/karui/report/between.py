@@ -112,7 +112,7 @@ def changed(first: Run, one: Trial | None, run: Run, other: Trial | None) -> tup
         *([f"{one.status} → {other.status}"] if one.status != other.status else []),
         *speed_change(first, one, run, other),
         *size_change(one, other),
-        *score_change(one.quality, other.quality),
+        *(score_change(one.quality, other.quality) if first.score == run.score else []),
     ]
     return tuple(found)
 

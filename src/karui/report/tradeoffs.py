@@ -14,7 +14,7 @@ from karui.report.text import aligned, wrap
 from karui.report.view import Run, Trial, read
 
 TITLE = "Trade-offs by kind"
-NUMBERS = (2, 3, 4)  # columns
+NUMBERS = (2, 3, 4, 6)  # columns
 LONGEST = 44  # letters of a recipe beside numbers
 
 
@@ -57,8 +57,10 @@ def section(run: Run) -> str:
 
 def html_row(run: Run, row: KindRow) -> str:
     kind = tone(run, row.trial) if row.trial else "unfinished"
-    title, *rest = map(escape, cells(run, row))
-    body = "".join(f"<td{number(i)}>{cell}</td>" for i, cell in enumerate(rest, 1))
+    title, recipe, *rest = map(escape, cells(run, row))
+    if row.trial:
+        recipe = f"{MARKS[kind]} <code>{escape(row.trial.recipe)}</code>"
+    body = "".join(f"<td{number(i)}>{cell}</td>" for i, cell in enumerate([recipe, *rest], 1))
     return f'<tr class="{kind}"><th scope="row">{title}</th>{body}</tr>'
 
 
