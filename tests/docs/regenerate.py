@@ -1,4 +1,7 @@
-"""Writes the help texts into docs/cli.md: ``python -m tests.docs.regenerate`` from the root."""
+"""Writes the help texts into docs/cli.md, and what verbs print of recorded runs into docs/reading.md.
+
+``python -m tests.docs.regenerate`` from the root.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import os
 import re
 from pathlib import Path
 from unittest import mock
+
+from tests.docs import recorded
 
 from karui.cli.main import VERBS, parser
 
@@ -20,6 +25,8 @@ def main() -> None:
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
     PAGE.write_text(f"{before}{START}{help_block()}{END}{after}", encoding="utf-8")
+    reading = recorded.PAGE.read_text(encoding="utf-8")
+    recorded.PAGE.write_text(recorded.page(reading), encoding="utf-8")
 
 
 def help_block() -> str:

@@ -8,6 +8,7 @@ import re
 import pages
 import pytest
 import regenerate
+from tests.docs import recorded
 
 from karui import runtimes
 from karui.cli.main import parser
@@ -83,6 +84,14 @@ def test_help_is_as_printed():
     found = regenerate.PAGE.read_text(encoding="utf-8").split(regenerate.START)[1].split(regenerate.END)[0]
     fix = "run: python -m tests.docs.regenerate"
     assert regenerate.words(found) == regenerate.words(regenerate.help_block()), fix
+
+
+@pytest.mark.gate
+def test_reading_a_run_shows_what_is_printed():
+    page = recorded.PAGE.read_text(encoding="utf-8")
+    shown = [block for block in recorded.BLOCK.findall(page) if block[1].strip()]
+    assert {command.split()[1] for command, _ in shown} == {"explain", "table", "compare"}
+    assert recorded.page(page) == page, "run: python -m tests.docs.regenerate"
 
 
 def test_contributing_is_short():

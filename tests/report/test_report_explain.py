@@ -365,3 +365,18 @@ def test_foreign_text_stays_on_its_line() -> None:
     result = sample.hostile("[bold]x\x1b[2J\r\nsecond")
     made = text(explain(result))
     assert "\x1b" not in made and "\r" not in made and "[bold]x [2J second" in made
+
+
+def test_a_ratio_taken_side_by_side_decides_before_intervals_that_overlap() -> None:
+    near = (f"{ORT}/speedup", speed(9.3, "faster"))
+    assert "others/behind" in facts(doc(near))
+    assert "others/level" in facts(doc(near, ("./speedup_same_runtime", None)))
+    unsure = speed(1.0, SAME) | {"against": "onnxruntime-fp32"}
+    assert "others/level" in facts(doc(("./speedup_same_runtime", unsure)))
+
+
+def test_long_recipes_keep_their_ends() -> None:
+    recipe = f"prune_channels:macs=0.25 + finetune:steps=1000,batch=256,lr=0.001,seed=7 + {ORT}"
+    made = text(explain(doc(more=(one(recipe, 2.0),))))
+    assert "- prune_channels:macs=0.25 + finetune" in made and f"+ {ORT}: 2.00x" in made
+    assert recipe not in made

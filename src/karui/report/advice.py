@@ -15,7 +15,6 @@ from karui.report.others import limit, refusal
 from karui.report.said import (
     Part,
     Said,
-    apart,
     cheaper,
     count,
     joined,
@@ -27,6 +26,7 @@ from karui.report.said import (
     ratio,
     rival,
     steps_in,
+    surely_faster,
 )
 from karui.report.view import Quality, Run, Trial
 
@@ -83,7 +83,7 @@ def gain(run: Run, trial: Trial) -> str:
     best, speed = run.best, ratio(trial.speedup) or words.NONE
     if best is None or best.speedup is None:
         return f"{speed} against the original"
-    sure = "" if apart(trial.speedup, best.speedup) else ", which is not surely less"
+    sure = "" if surely_faster(trial, best) else ", which is not surely less"
     return f"{speed} against the original (the one chosen: {ratio(best.speedup)}{sure})"
 
 

@@ -37,7 +37,7 @@ def text(results: Results, width: int | None = None) -> str:
     facts, found = compare(results), cells(results)
     table = [
         headers(results),
-        *((fields.clip(c.recipe, LONGEST), c.run, *c.numbers, f"{c.mark} {c.changes}") for c in found),
+        *((fields.clip_middle(c.recipe, LONGEST), c.run, *c.numbers, f"{c.mark} {c.changes}") for c in found),
     ]
     body = aligned(table)
     if width is not None and max(map(len, body)) > width:

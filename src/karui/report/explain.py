@@ -120,7 +120,7 @@ def group(one: Json, width: int | None) -> list[str]:
         found.setdefault(fields.text(said, "text"), []).append(fields.text(said, "recipe"))
     lines = wrap(f"{fields.text(one, 'title')}:", width, INDENT)
     for reason, recipes in list(found.items())[:SHOWN]:
-        named = ", ".join(fields.clip(recipe, LONGEST) for recipe in recipes)
+        named = ", ".join(fields.clip_middle(recipe, LONGEST) for recipe in recipes)
         lines += bullet(f"{named}: {reason}", width, INDENT * 2)
     more = len(found) - SHOWN
     return lines + ([f"{INDENT * 2}- and {more} more (karui show lists all)"] if more > 0 else [])

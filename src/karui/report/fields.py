@@ -76,6 +76,12 @@ def clip(line: str, limit: int) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
+def clip_middle(line: str, limit: int) -> str:
+    """Both ends of a recipe tell more than its beginning does."""
+    half = (limit - 1) // 2
+    return line if len(line) <= limit else f"{line[: limit - 1 - half].rstrip()}…{line[-half:].lstrip()}"
+
+
 def storable(value: Any) -> Any:
     """The same with what JSON has no word for (NaN, infinities) turned into null."""
     if isinstance(value, float) and not math.isfinite(value):

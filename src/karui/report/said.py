@@ -91,8 +91,17 @@ def cheaper(run: Run, one: Trial, other: Trial) -> bool:
 
 
 def beats(run: Run, one: Trial, other: Trial) -> bool:
-    """The same, and surely: the intervals of the two speeds lie apart."""
-    return cheaper(run, one, other) and (objective(run) != "latency" or apart(one.speedup, other.speedup))
+    """The same, and surely."""
+    return cheaper(run, one, other) and (objective(run) != "latency" or surely_faster(one, other))
+
+
+def surely_faster(one: Trial, other: Trial) -> bool:
+    """By the ratio of the two, where they were timed side by side; else where their intervals lie apart."""
+    direct = [speed for speed in (one.same_runtime, one.compiled) if speed and speed.against == other.id]
+    if direct:
+        return direct[0].verdict == "faster"
+    mine, theirs = one.speedup, other.speedup
+    return bool(mine and theirs and mine.ratio > theirs.ratio and apart(mine, theirs))
 
 
 def apart(one: Speed | None, other: Speed | None) -> bool:
@@ -105,7 +114,7 @@ def apart(one: Speed | None, other: Speed | None) -> bool:
 def level_with(run: Run, best: Trial) -> list[Trial]:
     """Kept candidates whose speeds cannot be told from that of ``best``."""
     kept = [t for t in run.trials if t.status == "kept" and t is not best and t is not run.baseline]
-    return [t for t in kept if t.speedup and t.speedup.low is not None and not apart(t.speedup, best.speedup)]
+    return [t for t in kept if t.speedup and t.speedup.low is not None and not surely_faster(best, t)]
 
 
 def rival(run: Run) -> Trial | None:

@@ -23,7 +23,7 @@ def text(result: Json, width: int | None = None) -> str:
     run = read(result)
     rows = kind_rows(run)
     table = [headers(run), *(cells(run, row) for row in rows)]
-    lines = aligned([(kind, fields.clip(best, LONGEST), *rest) for kind, best, *rest in table])
+    lines = aligned([(kind, fields.clip_middle(best, LONGEST), *rest) for kind, best, *rest in table])
     if width is not None and max(map(len, lines)) > width:
         lines = [line for made in table[1:] for line in paragraph(headers(run), made, width)]
     notes = [line for note in footnotes(run, rows) for line in wrap(note, width)]
