@@ -160,3 +160,9 @@ def test_markdown_is_a_table_and_text_stays_text() -> None:
             line for line in markdown([("a|b", result), ("b", sample.full())]).splitlines() if line[:1] == "|"
         ]
         assert {line.replace("\\|", "").count("|") for line in lines} == {8} and len(lines) > 4
+
+
+def test_on_narrow_terminals_changes_stand_behind_their_numbers() -> None:
+    lines = text([("a", sample.full()), ("b", edited(faster(1.2)))], 80).splitlines()
+    at = lines.index(INT8)
+    assert "faster" not in " ".join(lines[at + 1 : at + 3]) and "· faster" in " ".join(lines[at + 3 : at + 5])

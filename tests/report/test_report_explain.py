@@ -380,3 +380,8 @@ def test_long_recipes_keep_their_ends() -> None:
     made = text(explain(doc(more=(one(recipe, 2.0),))))
     assert "- prune_channels:macs=0.25 + finetune" in made and f"+ {ORT}: 2.00x" in made
     assert recipe not in made
+
+
+def test_of_two_alike_the_simpler_is_only_named_where_it_is_simpler() -> None:
+    simple = facts(doc(more=(one("fp32@openvino", 9.4),)))["numbers/tied"]
+    assert simple == "fp32@openvino shows 9.40x [9.24, 9.58] against the original."

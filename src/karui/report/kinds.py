@@ -44,6 +44,7 @@ STEPS = {
 HELP = ("finetune", "iterative", "fold_norm", "equalize", "smooth", "correct_bias", "round_weights")
 PRECISIONS = {"bf16": "half", "fp16": "half"}
 TRAINS = ("finetune", "distill", "quantize_aware")
+QUALITY = ("value", "drop", "low", "high", "verdict", "n")
 NO_DATA = ("fold_norm", "equalize")
 
 
@@ -160,7 +161,7 @@ def table(result: Json) -> dict[str, Any]:
 def row_json(run: Run, row: KindRow) -> dict[str, Any]:
     trial = row.trial
     data: Json = trial.data if trial else {}
-    keys = ("speedup", "quality", "size_bytes", "build_s")
+    keys = ("speedup", "size_bytes", "build_s")
     return {
         "kind": row.kind,
         "title": row.title,
@@ -172,6 +173,7 @@ def row_json(run: Run, row: KindRow) -> dict[str, Any]:
         "steps_shared": row.shared,
         "reason": row.reason or None,
         **{key: data.get(key) for key in keys},
+        "quality": {key: fields.at(data, "quality", key) for key in QUALITY},
         "size_ratio": size_ratio(run, trial),
     }
 
