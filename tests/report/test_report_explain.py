@@ -15,10 +15,11 @@ import pytest
 import sample
 
 from karui import budget
+from karui.bench import stats
 from karui.cli.main import parser
 from karui.errors import UsageError
 from karui.recipe import parse_recipe
-from karui.report import advice, others, why
+from karui.report import advice, others, said, why
 from karui.report.explain import explain, text
 
 Doc = dict[str, Any]
@@ -75,6 +76,7 @@ def speed(value: float, verdict: str) -> Doc:
 
 
 SAME, SLOW = "no measurable difference", "slower"
+FEW = speed(9.0, SAME)
 UNTIMED = {"speedup": None, "latency_s": None, "speedup_same_runtime": None}
 STANDS_IN = {"status": "verified by reference", "checks": [], "stands_in": "Core ML runs on macOS only"}
 ELSEWHERE = one("fp32@coreml", verification=STANDS_IN, **UNTIMED)
@@ -113,6 +115,11 @@ CASES: dict[str, dict[str, Case]] = {
     "speed": (doc(), doc(("./speedup", None)), "9.31x [9.15, 9.49] as fast as the original"),
     "speed_slower": (doc((f"{ORT}/speedup", speed(0.8, SLOW))), doc(), "slower than the original, 0.80x"),
     "speed_same": (doc((f"{ORT}/speedup", speed(1.0, SAME))), doc(), "no measurable difference, 1.00x"),
+    "speed_few": (doc(("./speedup", FEW)), doc(), "too few rounds were timed for a verdict, 9.00x"),
+    "compiled_few": (doc(("./speedup_compiled", FEW)), doc(), "Against torch.compile too few rounds"),
+    "same_runtime_few": (
+        doc(("./speedup_same_runtime", FEW | {"against": "onnxruntime-fp32"})), doc(), "too few rounds",
+    ),
     "compiled": (doc(), doc(("./speedup_compiled", None)), "as fast as torch.compile"),
     "compiled_slower": (doc(("./speedup_compiled", speed(0.8, SLOW))), doc(), "slower than torch.comp"),
     "compiled_same": (doc(("./speedup_compiled", speed(1.0, SAME))), doc(), "Against torch.compile"),
@@ -136,6 +143,8 @@ CASES: dict[str, dict[str, Case]] = {
   "steps": {
     "step": (doc(), doc(("./speedup", None), ("./latency_s", None)), "int8 gains: 0.399 ms to"),
     "step_slower": (doc(SLOWER_STEP), doc(), "The runtime onnxruntime costs time"),
+    "step_same": (doc((f"{ORT}/speedup", speed(1.0, SAME))), doc(), "makes no measurable difference"),
+    "step_few": (doc((f"{ORT}/speedup", speed(9.0, SAME))), doc(), "was timed in too few rounds"),
     "account": (doc(("./executed/steps", STEPS)), doc(), "MACs a sample 840 → 276 (1/3.04)"),
     "untouched": (doc(("./executed/steps", UNTOUCHED)), doc(), "fold_norm found nothing to change"),
   },
@@ -210,6 +219,7 @@ CASES: dict[str, dict[str, Case]] = {
   },
 }  # fmt: skip
 
+ENDS = ("", "_slower", "_same", "_few")
 ABOUT = {
     "numbers/original": EAGER,
     "numbers/untimed": "fp32@coreml",
@@ -234,7 +244,8 @@ def test_no_sentence_is_without_such_a_pair_of_documents() -> None:
     source = inspect.getsource(why)
     pairs = re.findall(r'Said\(\s*"(\w+)"(?: if \w+ else "(\w+)")?', source)
     made = {fact for pair in pairs for fact in pair if fact}
-    made |= {f + end for f in re.findall(r'compared\("(\w+)"', source) for end in ("", "_slower", "_same")}
+    made |= {f + end for f in re.findall(r'compared\("(\w+)"', source) for end in ENDS}
+    made |= {"step" + end for end in ENDS}
     made |= {f + end for f in re.findall(r'moved\("(\w+)"', source) for end in ("", "_identical")}
     assert {*CASES["numbers"], *CASES["steps"], *CASES["runs"]} == made
     assert set(CASES["others"]) == set(others.GROUPS)
@@ -373,6 +384,10 @@ def test_a_ratio_taken_side_by_side_decides_before_intervals_that_overlap() -> N
     assert "others/level" in facts(doc(near, ("./speedup_same_runtime", None)))
     unsure = speed(1.0, SAME) | {"against": "onnxruntime-fp32"}
     assert "others/level" in facts(doc(("./speedup_same_runtime", unsure)))
+    slower = speed(0.9, SLOW) | {"against": "onnxruntime-int8"}
+    assert "others/slower_same" in facts(
+        doc(more=(one("bf16@onnxruntime", 9.3, speedup_same_runtime=slower),))
+    )
 
 
 def test_long_recipes_keep_their_ends() -> None:
@@ -385,3 +400,7 @@ def test_long_recipes_keep_their_ends() -> None:
 def test_of_two_alike_the_simpler_is_only_named_where_it_is_simpler() -> None:
     simple = facts(doc(more=(one("fp32@openvino", 9.4),)))["numbers/tied"]
     assert simple == "fp32@openvino shows 9.40x [9.24, 9.58] against the original."
+
+
+def test_the_resolution_is_that_of_the_bench() -> None:
+    assert said.RESOLUTION == stats.RESOLUTION

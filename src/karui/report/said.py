@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from karui.errors import UsageError
 from karui.recipe import Named, Recipe, parse_named, parse_recipe
 from karui.report import fields, words
 from karui.report.view import Quality, Run, Speed, Trial
+
+RESOLUTION = 0.015  # of a speed-up, as the bench judges it
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,10 @@ def beats(run: Run, one: Trial, other: Trial) -> bool:
 
 def surely_faster(one: Trial, other: Trial) -> bool:
     """By the ratio of the two, where they were timed side by side; else where their intervals lie apart."""
-    direct = [speed for speed in (one.same_runtime, one.compiled) if speed and speed.against == other.id]
-    if direct:
-        return direct[0].verdict == "faster"
+    for trial, base, verdict in ((one, other, "faster"), (other, one, "slower")):
+        for speed in (trial.same_runtime, trial.compiled):
+            if speed and speed.against == base.id:
+                return speed.verdict == verdict
     mine, theirs = one.speedup, other.speedup
     return bool(mine and theirs and mine.ratio > theirs.ratio and apart(mine, theirs))
 
@@ -123,6 +127,14 @@ def rival(run: Run) -> Trial | None:
 
 
 # --- numbers
+
+
+def told_apart(speed: Speed) -> str:
+    """slower, same or few (too few rounds for a verdict, whatever the interval); empty for faster."""
+    if speed.verdict != "no measurable difference":
+        return "slower" if speed.slower else ""
+    low, high = speed.low or 0.0, speed.high or math.inf
+    return "few" if low > 1 + RESOLUTION or high < 1 / (1 + RESOLUTION) else "same"
 
 
 def ratio(speed: Speed | None) -> str:

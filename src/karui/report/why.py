@@ -21,11 +21,18 @@ from karui.report.said import (
     parsed,
     part,
     ratio,
+    told_apart,
 )
 from karui.report.steps import Step, steps
 from karui.report.view import Quality, Run, Speed, Trial
 
 FIRST = {"latency": "fastest", "size": "smallest", "memory": "lightest in memory"}
+CHANGES = {
+    "": "gains",
+    "slower": "costs time",
+    "same": "makes no measurable difference",
+    "few": "was timed in too few rounds for a verdict",
+}
 REASONS = 5
 LOUD_DB = 20.0  # noise a tenth of the signal: the layers that rounding disturbs much
 
@@ -91,13 +98,15 @@ def original(run: Run, trial: Trial) -> Said | None:
 
 
 def compared(fact: str, speed: Speed, other: str, times: str = "") -> Said:
-    """faster_than and slower_than are facts of their own, and so is neither."""
-    if speed.slower:
-        return Said(f"{fact}_slower", f"It is slower than {other}, {ratio(speed)}{times}.")
-    if speed.verdict == "no measurable difference":
-        text = f"Against {other} there is no measurable difference, {ratio(speed)}{times}."
-        return Said(f"{fact}_same", text)
-    return Said(fact, f"It is {ratio(speed)} as fast as {other}{times}.")
+    """Faster, slower, neither, and not timed often enough are facts of their own."""
+    found = told_apart(speed)
+    said = {
+        "": f"It is {ratio(speed)} as fast as {other}",
+        "slower": f"It is slower than {other}, {ratio(speed)}",
+        "same": f"Against {other} there is no measurable difference, {ratio(speed)}",
+        "few": f"Against {other} too few rounds were timed for a verdict, {ratio(speed)}",
+    }
+    return Said(f"{fact}_{found}" if found else fact, f"{said[found]}{times}.")
 
 
 def compiled(run: Run, trial: Trial) -> Said | None:
@@ -190,12 +199,10 @@ def taken(step: Step, unit: words.TimeUnit) -> Said | None:
     sure = (
         ratio(step.speed) or f"{words.ratio_words(step.before_s / step.after_s)}, with no interval of its own"
     )
-    slower = step.speed.slower if step.speed else step.after_s > step.before_s
-    verb = "costs time" if slower else "gains"
-    if step.speed and step.speed.verdict == "no measurable difference":
-        verb = "makes no measurable difference"
-    text = f"{cause(step.label)} {verb}: {unit(step.before_s)} to {unit(step.after_s)}, {sure}."
-    return Said("step_slower" if slower else "step", text)
+    unsure = "slower" if step.after_s > step.before_s else ""
+    found = told_apart(step.speed) if step.speed else unsure
+    text = f"{cause(step.label)} {CHANGES[found]}: {unit(step.before_s)} to {unit(step.after_s)}, {sure}."
+    return Said(f"step_{found}" if found else "step", text)
 
 
 def cause(label: str) -> str:
