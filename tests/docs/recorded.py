@@ -50,7 +50,7 @@ def printed(command: str) -> str:
             folder.mkdir(parents=True)
             (folder / "result.json").write_bytes(recorded.read_bytes())
         with mock.patch.dict(os.environ, {"COLUMNS": WIDTH}), contextlib.redirect_stdout(out):
-            main(shlex.split(command)[1:])
+            assert main(shlex.split(command)[1:]) == 0, command
     return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
 
 

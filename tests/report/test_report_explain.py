@@ -332,7 +332,8 @@ def test_a_candidate_by_recipe_by_id_and_in_another_spelling() -> None:
     result = sample.full()
     by_id = explain(result, "aot_inductor-int8")
     assert by_id["role"] == "candidate" and by_id == explain(result, "int8@aot_inductor")
-    assert explain(result, "int8 [head=fp32] @openvino".replace(" ", ""))["id"] == "openvino-int8-head"
+    assert explain(result, " int8[head=fp32]@openvino")["id"] == "openvino-int8-head"
+    assert explain(doc(more=(one(HALF),)), HALF.replace("0.5", "0.50"))["recipe"] == HALF
     assert [part["key"] for part in by_id["parts"]][:2] == ["became", "numbers"]
     refused = explain(result, "fp32@executorch")
     assert refused["role"] == "refused" and "pip install 'karui[executorch]'" in text(refused)
@@ -404,3 +405,32 @@ def test_of_two_alike_the_simpler_is_only_named_where_it_is_simpler() -> None:
 
 def test_the_resolution_is_that_of_the_bench() -> None:
     assert said.RESOLUTION == stats.RESOLUTION
+
+
+def test_a_log_is_named_for_what_failed_and_for_nothing_else() -> None:
+    assert facts(doc((f"{ORT}/status", "rejected"), (f"{ORT}/reason", "odd")))["others/rejected"] == "odd"
+    unlogged = facts(doc((f"{ORT}/status", "failed"), (f"{ORT}/reason", "killed"), (f"{ORT}/log", None)))
+    assert unlogged["others/failed"] == "killed"
+
+
+def test_only_the_best_effort_is_called_so() -> None:
+    assert "numbers/best_effort" not in facts(sample.nothing_met(), "fp32@openvino")
+    assert explain(sample.nothing_met())["role"] == "best effort"
+
+
+def test_a_search_is_proposed_where_one_share_differs_and_nothing_else() -> None:
+    mild, harsh, odd = (
+        f"prune_channels:macs={options} + fp32@onnxruntime"
+        for options in ("0.5,multiple_of=8", "0.25,multiple_of=8", "0.25,multiple_of=4")
+    )
+    assert "next/between" in facts(doc(more=(one(mild, 7.0), one(harsh, 15.0, 0.03, "over"))))
+    assert "next/between" not in facts(doc(more=(one(mild, 7.0), one(odd, 15.0, 0.03, "over"))))
+
+
+def test_the_text_names_its_subject_and_the_others_once() -> None:
+    lines = text(explain(sample.full())).splitlines()
+    assert lines[2] == "int8@onnxruntime (best)"
+    assert lines.count("Why not the others") == 1
+    assert not any(
+        "()" in line or "(nothing)" in line for line in text(explain(sample.minimal())).splitlines()
+    )

@@ -96,6 +96,9 @@ def test_a_kind_without_a_row_says_why() -> None:
     ]
     found = rows(result)
     assert found["half"]["reason"].startswith("bf16@openvino failed: the worker was killed by signal 11")
+    result["trials"].insert(0, {"id": "x", "recipe": "bf16@torch_eager", "status": None})
+    assert rows(result)["half"]["reason"].startswith("bf16@openvino failed")
+    result["trials"].pop(0)
     result["trials"] = [t for t in result["trials"] if t["precision"] != "bf16"]
     assert rows(result)["half"]["reason"].startswith("fp16@torch_eager: this CPU has no FP16 arithmetic")
     assert found["distillation"]["reason"] == "no recipe of this kind was tried"

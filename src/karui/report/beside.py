@@ -18,7 +18,7 @@ from karui.report.view import Run, read
 Results = Sequence[tuple[str, Json]]
 RUN_NAMES = string.ascii_uppercase
 LONGEST = 60  # letters of a recipe
-NAMED = 8  # recipes that one line lists
+NAMED = 6  # recipes that one line lists
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def only(results: Results) -> list[str]:
     alone = [found for found in lines([read(result) for _, result in results]) if count(found) == 1]
     told = []
     for i, name in enumerate(RUN_NAMES[: len(results)]):
-        recipes = [found.recipe for found in alone if found.trials[i]]
+        recipes = [fields.clip_middle(found.recipe, LONGEST) for found in alone if found.trials[i]]
         more = [f"{len(recipes) - NAMED} more"] if len(recipes) > NAMED else []
         told += [f"Only in {name}: {', '.join([*recipes[:NAMED], *more])}."] if recipes else []
     return told
