@@ -434,3 +434,12 @@ def test_the_text_names_its_subject_and_the_others_once() -> None:
     assert not any(
         "()" in line or "(nothing)" in line for line in text(explain(sample.minimal())).splitlines()
     )
+
+
+def test_what_takes_more_than_one_command_to_install_is_told_in_words() -> None:
+    both = "pip install 'karui[x]' and npm install y"
+    result = doc(refused=(("fp32@x", f"not installed: {both}"), ("int8@x", f"not installed: {both}")))
+    assert (
+        facts(result)["next/missing"] == f"Not installed, so not tried: fp32@x and int8@x. It takes: {both}."
+    )
+    assert "missing" not in commands(result) or not commands(result)["missing"]

@@ -276,14 +276,19 @@ def time_up(run: Run) -> Said | None:
 
 def missing(run: Run) -> list[Said]:
     """One line for each thing to install."""
-    found = [said for said in map(refusal, run.refused) if said.fact == "missing" and said.command]
-    named: dict[str, list[str]] = {}
-    for said in found:
-        named.setdefault(said.command, []).append(said.recipe)
+    named: dict[Said, list[str]] = {}
+    for said in map(refusal, run.refused):
+        if said.fact == "missing":
+            named.setdefault(Said("missing", said.text, "", said.command), []).append(said.recipe)
     return [
-        Said("missing", f"Not installed, so not tried: {few(recipes)}.", "", command)
-        for command, recipes in named.items()
+        Said("missing", f"Not installed, so not tried: {few(recipes)}{needed(said)}.", "", said.command)
+        for said, recipes in named.items()
     ]
+
+
+def needed(said: Said) -> str:
+    """What to install, where that is not one command."""
+    return "" if said.command else f". It takes: {said.text}"
 
 
 def elsewhere(run: Run) -> Said | None:

@@ -142,8 +142,9 @@ def title(run: Run, key: str) -> str:
 def refusal(item: fields.Json) -> Said:
     name = fields.text(item, "recipe") or fields.text(item, "runtime") or "?"
     reason = fields.clip(fields.text(item, "reason"), 300)
-    said = remedy(reason) or reason or "no reason was recorded"
-    return Said(refusal_group(reason), said, recipe=name, command=remedy(reason))
+    needed = remedy(reason)
+    command = needed if needed.startswith("pip install ") and " and " not in needed else ""
+    return Said(refusal_group(reason), needed or reason or "no reason was recorded", name, command)
 
 
 def refusal_group(reason: str) -> str:
@@ -155,6 +156,5 @@ def refusal_group(reason: str) -> str:
 
 
 def remedy(reason: str) -> str:
-    """What to type, of: not installed: pip install 'karui[x]'."""
-    found = reason.partition("not installed: ")[2]
-    return found if found.startswith("pip install ") else ""
+    """What is missing, of: not installed: pip install 'karui[x]'; several things are joined by "and"."""
+    return reason.partition("not installed: ")[2]
