@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = (ROOT / "README.md", ROOT / "README.ja.md")
@@ -38,3 +39,12 @@ def anchors(page: Path) -> set[str]:
     """The anchors that a page's headings make."""
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def keys(value: Any, free: set[str]) -> set[str]:
+    """Keys at any depth of a JSON document; what stands under those of ``free`` is left out."""
+    if isinstance(value, list):
+        return {key for item in value for key in keys(item, free)}
+    if not isinstance(value, dict):
+        return set()
+    return set(value) | {key for name, item in value.items() if name not in free for key in keys(item, free)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 
 import pages
@@ -92,6 +93,21 @@ def test_reading_a_run_shows_what_is_printed():
     shown = [block for block in recorded.BLOCK.findall(page) if block[1].strip()]
     assert {command.split()[1] for command, _ in shown} == {"explain", "table", "compare"}
     assert recorded.page(page) == page, "run: python -m tests.docs.regenerate"
+
+
+def test_every_key_of_the_documents_about_runs_is_explained():
+    text = recorded.PAGE.read_text(encoding="utf-8")
+    made = [
+        json.loads(recorded.printed(f"karui {words} --json"))
+        for words in (
+            "explain best karui-runs/fashion",
+            "table karui-runs/fashion",
+            "compare karui-runs/fashion karui-runs/batch16",
+        )
+    ]
+    free = {"conditions", "differences", "speedup", "quality"}  # named elsewhere, or by what was measured
+    wanted = {key for document in made for key in pages.keys(document, free)}
+    assert sorted(key for key in wanted if f"`{key}`" not in text and key != "schema") == []
 
 
 def test_contributing_is_short():

@@ -186,16 +186,8 @@ def test_every_key_is_documented(run):
     result = json.loads((folder / "result.json").read_text())
     manifest = json.loads((folder / "trials" / "torch_eager-fp32" / "artifact" / "manifest.json").read_text())
     free = {"versions", "executed", "files", "splits", "tree"}  # their keys are names, not ours
-    wanted = {*keys(result, free), *keys(manifest, free | {"host"})}
+    wanted = {*pages.keys(result, free), *pages.keys(manifest, free | {"host"})}
     assert sorted(key for key in wanted if f"`{key}`" not in text) == []
-
-
-def keys(value, free):
-    if isinstance(value, list):
-        return {key for item in value for key in keys(item, free)}
-    if not isinstance(value, dict):
-        return set()
-    return set(value) | {key for name, item in value.items() if name not in free for key in keys(item, free)}
 
 
 def test_every_file_is_documented(run):

@@ -318,7 +318,7 @@ def test_a_second_try_after_a_mistake_keeps_the_new_words(cli, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-VERBS_ON_A_FOLDER = ["resume", "report", "show", "verify"]
+VERBS_ON_A_FOLDER = ["resume", "report", "show", "table", "verify"]
 
 
 @pytest.mark.parametrize("verb", VERBS_ON_A_FOLDER)
