@@ -116,7 +116,8 @@ def masked(model: nn.Module, amount: float) -> None:
     prune.global_unstructured(parts, pruning_method=prune.L1Unstructured, amount=amount)
 
 
-ITERATED = 'iterative:prune="prune_weights:sparsity=0.9",rounds=9,schedule=linear,recover=["finetune:epochs=1"]'
+NINE = 'iterative:prune="prune_weights:sparsity=0.9",rounds=9,schedule=linear'
+ITERATED = f'{NINE},recover=["finetune:epochs=1"]'
 HALVED = "prune_channels:ratio=0.5 + finetune:epochs=3"
 LOOPS: tuple[tuple[str, Callable[[nn.Module, tuple[Tensor, Tensor], int], None], str], ...] = (
     ("ln_structured, half of each convolution, 3 epochs", by_norms, HALVED),
