@@ -19,6 +19,7 @@ from torch import nn
 from karui import host
 from karui.artifact import Artifact, save_artifact
 from karui.bench.candidate import Candidate
+from karui.bench.machine import Conditions
 from karui.browser import chromium, ort_web
 from karui.browser.session import gpu
 from karui.data import save_arrays
@@ -248,8 +249,8 @@ def test_no_browser_outlives_its_worker(artifact, tmp_path, how):
     if how == "parent killed":
         code = (
             "import sys, time\nfrom pathlib import Path\nfrom karui.artifact import load_artifact\n"
-            "from karui.bench.candidate import Candidate\nfrom karui.process import Limits\n"
-            "one = Candidate(load_artifact(sys.argv[1]), *map(Path, sys.argv[2:]), 1, 1, Limits())\n"
+            "from karui.bench.candidate import Candidate\nfrom karui.bench.machine import Conditions\n"
+            "one = Candidate(load_artifact(sys.argv[1]), *map(Path, sys.argv[2:]), Conditions())\n"
             "one.load()\nprint(one.child.process.pid, flush=True)\ntime.sleep(60)"
         )
         words = [sys.executable, "-c", code, artifact.folder, tmp_path / "data", tmp_path / "home"]
@@ -258,7 +259,9 @@ def test_no_browser_outlives_its_worker(artifact, tmp_path, how):
             running = [worker, *browsers(worker)]
             parent.kill()
     else:
-        one = Candidate(artifact, tmp_path / "data", tmp_path / "home", 1, 1, Limits(seconds=60.0))
+        one = Candidate(
+            artifact, tmp_path / "data", tmp_path / "home", Conditions(limits=Limits(seconds=60.0))
+        )
         one.load()
         worker = one.child.process.pid
         running = browsers(worker)
@@ -271,7 +274,7 @@ def test_no_browser_outlives_its_worker(artifact, tmp_path, how):
 
 @pytest.mark.gate
 def test_a_worker_times_the_browser_on_the_cpus_it_was_given(artifact, tmp_path):
-    one = Candidate(artifact, tmp_path / "data", tmp_path / "home", 1, 1, Limits(seconds=60.0))
+    one = Candidate(artifact, tmp_path / "data", tmp_path / "home", Conditions(limits=Limits(seconds=60.0)))
     one.load()
     cpu = host.cpus()[-1]
     one.pin([cpu])
@@ -292,7 +295,7 @@ def test_a_software_adapter_is_told_and_never_timed(net, made, tmp_path):
     assert load(parse_named("ort_web:provider=webgpu")).stands_in() == SOFTWARE
     assert load(parse_named("ort_web")).stands_in() == ""
     artifact = artifact_of(net, made, tmp_path, "fp32@ort_web:provider=webgpu")
-    one = Candidate(artifact, tmp_path / "data", tmp_path / "home", 1, 1, Limits(seconds=60.0))
+    one = Candidate(artifact, tmp_path / "data", tmp_path / "home", Conditions(limits=Limits(seconds=60.0)))
     one.load()
     (made("fp32")[0] / "manifest.json").unlink()
     assert one.stands_in == SOFTWARE
