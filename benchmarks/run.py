@@ -13,6 +13,7 @@ TABLES = {
     "eager": [],
     "aa": ["--runs", "40"],
     "busy": ["--repeats", "5"],
+    "gate": ["--rows", "karui-runs/gate"],
     "kill": ["--kills", "20"],
     "channels": [],
     "billion": [],

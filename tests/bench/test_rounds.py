@@ -50,6 +50,14 @@ def run(pace=QUICK, pairs=(("a", "b"),), seed=0, **candidates):
     return interleave(made, pairs, pace, seed), diary
 
 
+def test_the_samples_of_each_round_are_known():
+    rounds, _ = run(a={"call_s": 0.01}, b={"call_s": 0.02, "noise": [1.0, 1.5]})
+    assert [calls[0] for calls in rounds.calls_s("b")] == rounds.blocks_s["b"][0]
+    rounds.add(run(a={"call_s": 0.03})[0])
+    assert [calls[0] for calls in rounds.calls_s("a")] == [t for o in rounds.blocks_s["a"] for t in o]
+    assert rounds.calls_s("nobody") == []
+
+
 def test_every_round_times_each_once_in_changing_order():
     rounds, diary = run(a={"call_s": 0.01}, b={"call_s": 0.02}, c={"call_s": 0.03})
     parts = [tuple(diary[i : i + 3]) for i in range(0, len(diary), 3)]

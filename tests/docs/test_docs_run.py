@@ -14,16 +14,23 @@ import torch
 
 from karui import api, runtimes, techniques
 from karui.artifact import read_signature
+from karui.bench import gate
 from karui.bench.rounds import Pace
 from karui.cli.main import main
 from karui.data import open_arrays
 from karui.numerics import Numerics
-from karui.optimize import Settings
+from karui.optimize import Settings, locked
 
 README = pages.READMES[0]
 DOCS = pages.ROOT / "docs"
 PACE = Pace(least=3, most=3, seconds=1.0)
 RECIPES = ("fp32@onnxruntime",)
+DATA = """
+from pathlib import Path
+import numpy as np
+stored = np.load(Path(__file__).with_name("data.npz"))
+validation = stored["images"], stored["labels"]
+"""
 
 
 def names():
@@ -178,6 +185,34 @@ def test_doctor_and_show_and_report(run, capsys, tmp_path):
     assert main(["show", str(folder / "trials" / "onnxruntime-fp32" / "artifact"), "--json"]) == 0
     capsys.readouterr()
     assert main(["report", str(folder), "--to", str(tmp_path / "public")]) == 0
+
+
+def test_commands_of_the_gate(run, capsys, tmp_path, monkeypatch):
+    """Those of the page, in few openings; the small run's artifact is FP32, so it is timed beside eager."""
+    code, folder = run
+    artifact, eager = (
+        folder / "trials" / name / "artifact" for name in ("onnxruntime-fp32", "torch_eager-fp32")
+    )
+    images, labels = (torch.cat(part).numpy() for part in zip(*code["validation_batches"]))
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    (tmp_path / "data.py").write_text(DATA)
+    monkeypatch.setattr(locked, "MOST_OPENINGS", 2)
+    monkeypatch.setattr(gate, "LOOKS", (2,))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    text = (DOCS / "verification.md").read_text().partition("## In CI")[2]
+    page = tmp_path / "page.md"
+    page.write_text(text.replace(f"karui-runs/NAME/trials/{artifact.parent.name}/artifact", str(eager)))
+    with contextlib.chdir(tmp_path):
+        for words in pages.commands(page):
+            words = [str(artifact) if word == "karui-runs/NAME" else word for word in words]
+            quick = {
+                "lock": ["--max-slower", "100%"],
+                "verify": [] if "--beside" in words else ["--no-speed"],
+            }
+            assert main([*words[1:], *quick.get(words[1], [])]) == 0, words
+            said = capsys.readouterr().out
+    assert json.loads(said)["verdict"] == "as locked"
+    sys.modules.pop("data")
 
 
 def test_every_key_is_documented(run):

@@ -14,6 +14,7 @@ spread between openings is a part of the interval.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,11 +58,20 @@ class Pace:
 
 @dataclass
 class Rounds:
-    """Per candidate: each opening's list of round means, and kept samples, in seconds per call; failures."""
+    """Per candidate: each opening's list of round means, and kept samples, in seconds per call; failures.
+
+    kept: how many of the samples are of each round.
+    """
 
     blocks_s: dict[str, list[list[Seconds]]] = field(default_factory=dict)
     samples_s: dict[str, list[Seconds]] = field(default_factory=dict)
     failed: dict[str, KaruiError] = field(default_factory=dict)
+    kept: dict[str, list[int]] = field(default_factory=dict)
+
+    def calls_s(self, name: str) -> list[list[Seconds]]:
+        """The kept samples of each round."""
+        ends = list(itertools.accumulate(self.kept.get(name, [])))
+        return [self.samples_s[name][start:end] for start, end in zip([0, *ends], ends)]
 
     def ratio(self, base: str, name: str, seed: int) -> Ratio:
         """How much faster ``name`` is than ``base``."""
@@ -72,6 +82,7 @@ class Rounds:
         for name, blocks in other.blocks_s.items():
             self.blocks_s.setdefault(name, []).extend(blocks)
             self.samples_s.setdefault(name, []).extend(other.samples_s[name])
+            self.kept.setdefault(name, []).extend(other.kept.get(name, []))
         self.failed |= other.failed
 
 
@@ -153,6 +164,7 @@ def one_block(candidate: Candidate, name: str, rounds: Rounds, block_s: Seconds)
         answer = candidate.time(block_s)
         rounds.blocks_s[name][-1].append(answer["mean_s"])
         rounds.samples_s[name] += answer["samples_s"]
+        rounds.kept.setdefault(name, []).append(len(answer["samples_s"]))
 
     return attempt(block, name, rounds)
 

@@ -32,6 +32,7 @@ VERBS = (
     "explain",
     "compare",
     "table",
+    "lock",
     "verify",
     "export",
     "agent",

@@ -36,11 +36,8 @@ def verify_again(path: Path, run: Path | None, *, speed: bool = True, on: str = 
 
     A file that was changed is a regression too, and ends the checks. on: the machine that runs it.
     """
-    home = run or find_run(path)
-    result = open_result(home).facts
+    home, result, path = home_of(path, run)
     check_place(result, on, speed=speed)
-    if (path / "run.json").is_file() or (path / "result.json").is_file():
-        path = best_of(path, result)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             artifact = (
@@ -48,11 +45,7 @@ def verify_again(path: Path, run: Path | None, *, speed: bool = True, on: str = 
             )
         except Tampered as error:
             return outcome(path, "", [Check("files as recorded", False, error.line)])
-        trial = next((t for t in result["trials"] if t["recipe"] == artifact.recipe), None)
-        if trial is None or not trial["verification"]:
-            raise UsageError(
-                f"the run {home} never made {artifact.recipe}", fix="name its own run with --run"
-            )
+        trial = trial_of(result, artifact, home)
         with machine_at(on) as machine:
             records = Records(home, result, trial, Path(scratch), machine)
             return outcome(path, artifact.recipe, run_checks(artifact, records, speed=speed))
@@ -66,6 +59,24 @@ def check_place(result: Mapping[str, Any], on: str, *, speed: bool) -> None:
         raise UsageError(
             f"the run was timed on {where}", fix=f"{fix}; or --no-speed, to check the answers alone"
         )
+
+
+def home_of(path: Path, run: Path | None) -> tuple[Path, Mapping[str, Any], Path]:
+    """The run folder of ``path``, its result, and the artifact meant: of a run folder, its best."""
+    home = run or find_run(path)
+    result = open_result(home).facts
+    if (path / "run.json").is_file() or (path / "result.json").is_file():
+        path = best_of(path, result)
+    return home, result, path
+
+
+def trial_of(result: Mapping[str, Any], artifact: Artifact, home: Path) -> Mapping[str, Any]:
+    """The trial that made the recipe of ``artifact``."""
+    trial = next((t for t in result["trials"] if t["recipe"] == artifact.recipe), None)
+    if trial is None or not trial["verification"]:
+        raise UsageError(f"the run {home} never made {artifact.recipe}", fix="name its own run with --run")
+    found: Mapping[str, Any] = trial
+    return found
 
 
 def outcome(path: Path, recipe: str, checks: Sequence[Check]) -> dict[str, Any]:
