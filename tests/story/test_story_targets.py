@@ -17,6 +17,7 @@ from karui.artifact import ON_GPU
 from karui.bench.compare import compare
 from karui.bench.machine import Conditions
 from karui.budget import Budget
+from karui.cli.doctor import remedy
 from karui.cli.main import main
 from karui.data import open_arrays
 from karui.errors import MeasureFailed
@@ -213,3 +214,19 @@ def test_a_missing_package_browser_or_converter_is_a_row_and_breaks_nothing(tmp_
     )
     (line,) = [line for line in said.splitlines() if line.strip().startswith("ort_web")]
     assert "not installed: npm install" in line and "apt-get install chromium" in line
+    targets = said.partition("targets: ")[2].splitlines()
+    (edge,) = [line for line in targets if line.strip().startswith("edge")]
+    assert edge.split(";")[0].endswith(" onnxruntime")
+    assert "lacking executorch, litert: pip install 'karui[executorch]' && " in edge
+    (browser,) = [line for line in targets if line.strip().startswith("browser")]
+    assert "nothing to run; lacking ort_web: npm install" in browser
+    (phone,) = [line for line in targets if line.strip().startswith("mobile")]
+    assert "not run here: coreml (" in phone or sys.platform == "darwin"
+    (gpu_line,) = [line for line in targets if line.strip().startswith("gpu")]
+    assert "onnxruntime (this onnxruntime has no CUDA" in gpu_line or torch.cuda.is_available()
+
+
+def test_one_command_brings_several_extras():
+    commands = ["pip install 'karui[executorch]'", "npm install x", "pip install 'karui[coreml]'"]
+    assert remedy(commands) == "pip install 'karui[executorch,coreml]' && npm install x"
+    assert remedy([]) == ""
