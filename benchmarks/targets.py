@@ -1,9 +1,8 @@
-"""The runtimes of phones, boards and browsers: every precision on four kinds of network, with its reason.
+"""Every runtime in every precision on four kinds of network, measured or with its reason.
 
     python -m benchmarks.targets > benchmarks/results/targets.md
 
-ONNX Runtime runs in the same sessions, so that the numbers can be set beside those of a server
-(``grid_*.md``). Speeds are of the machine that runs this, at batch 1 on one thread, in 95 % intervals.
+Speeds are of the machine that runs this, at batch 1 on one thread, in 95 % intervals.
 Needs ``make data`` and the checkpoints (``python -m benchmarks.networks.train``).
 """
 
@@ -19,13 +18,13 @@ from typing import Any
 from benchmarks.networks import tasks
 
 import karui
-from karui import host
+from karui import host, runtimes
 from karui.bench.rounds import Pace
 from karui.numerics import PRECISIONS
 from karui.optimize import Settings
 
 NETWORKS = ("mnist", "fashion", "encoder", "lstm")
-RUNTIMES = ("onnxruntime", "executorch", "litert", "coreml", "ort_web")
+RUNTIMES = tuple(runtimes.names())
 COLUMNS = (
     "network", "runtime", "precision", "vs eager", "vs FP32, same runtime", "size", "points lost",
     "MACs in INT8", "outcome",
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES))
     args = parser.parse_args()
     facts = host.facts()
-    print("# The runtimes of phones, boards and browsers\n")
+    print("# Every runtime in every precision\n")
     print(f"{facts['cpu']}, {', '.join(facts['flags'])}; one thread, batch 1. Ratios above 1 are faster.\n")
     print(f"| {' | '.join(COLUMNS)} |\n|---|---|---|{'--:|' * (len(COLUMNS) - 4)}---|")
     for name in args.networks:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ from karui.recipe import parse_named
 from karui.runtimes import Ask, Built, Source, load
 
 pytest.importorskip("ai_edge_litert")
+from karui.graph.tflite import kernels  # noqa: E402
+from karui.graph.tflite_zeros import pack  # noqa: E402
+
 litert = load(parse_named("litert"))
 made_here = pytest.mark.skipif(bool(litert_converter.lacking()), reason=litert_converter.lacking())
 ROWS, BATCH = 100, 16
@@ -245,15 +249,38 @@ def test_without_its_converter_it_refuses_and_names_the_command(net, tmp_path, m
     monkeypatch.delenv("KARUI_LITERT_PYTHON", raising=False)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     wanted = f"python3 -m venv {tmp_path}/.venv-litert && {tmp_path}/.venv-litert/bin/pip install torch=="
-    assert wanted in asked("fp32")
+    assert wanted in litert.lacks() and asked("fp32") is None
     with pytest.raises(MissingRuntime) as error:
         build(net[1], "fp32", tmp_path)
     assert wanted in error.value.fix
-    assert "no bfloat16" in asked("bf16")  # what no converter could change is said first
+    assert "no bfloat16" in asked("bf16")
     monkeypatch.setenv("KARUI_LITERT_PYTHON", str(tmp_path / "nowhere"))
-    assert str(tmp_path / "nowhere") in asked("fp32")
+    assert str(tmp_path / "nowhere") in litert.lacks()
     monkeypatch.setenv("KARUI_LITERT_PYTHON", sys.executable)
-    assert asked("fp32") is None and litert_converter.python() == sys.executable
+    assert litert.lacks() == "" and litert_converter.python() == sys.executable
+
+
+@pytest.mark.gate
+@made_here
+def test_zeros_are_packed_and_answers_and_kernels_stay(net, made, tmp_path):
+    """Both signatures read the same packed matrix; a file without zeros, or in INT8, is left as it is."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 128)).eval()
+    with torch.no_grad():
+        model[3].weight[torch.rand_like(model[3].weight) < 0.95] = 0
+    source = dataclasses.replace(source_of(model, rows(1, 8, 8), tmp_path), batch=4)
+    (tmp_path / "dense").mkdir()
+    built = build(source, "fp32@litert:pack_zeros=false", tmp_path / "dense")
+    shutil.copytree(tmp_path / "dense", tmp_path / "packed")
+    dense, file = tmp_path / "dense" / "model.tflite", tmp_path / "packed" / "model.tflite"
+    assert "zeros_saved_bytes" not in built.executed
+    saved = pack(file)
+    assert saved == dense.stat().st_size - file.stat().st_size > 0.8 * 4 * 576 * 128
+    np.testing.assert_array_equal(answered(file.parent, source), answered(dense.parent, source))
+    assert [(k.name, k.taken) for k in kernels(file)] == [(k.name, k.taken) for k in kernels(dense)]
+    for path in (file, made("fp32", BATCH)[0] / "model.tflite", made("int8")[0] / "model.tflite"):
+        before = path.read_bytes()
+        assert pack(path) == 0 and path.read_bytes() == before
 
 
 def test_a_missing_interpreter_names_the_extra(monkeypatch):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ALIGNMENT = 16  # of stored tensors, in bytes, as the schema wants it
 MATRIX_AT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
 DELEGATE = "DELEGATE"
+ONCE = "DENSIFY"  # puts a stored matrix together, when the file is opened
 
 
 def finish(path: Path, signature: Signature) -> None:
@@ -36,6 +37,10 @@ def finish(path: Path, signature: Signature) -> None:
             end(model, graph, entry, port, graph.inputs, "QUANTIZE")
         for entry, port in paired(called.outputs, signature.outputs):
             end(model, graph, entry, port, graph.outputs, "DEQUANTIZE")
+    save(model, path)
+
+
+def save(model: Any, path: Path) -> None:
     builder = Aligned(0)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path.write_bytes(builder.Output())
@@ -74,13 +79,16 @@ def end(model: Any, graph: Any, entry: Any, port: Port, ends: list[int], kind: s
     graph.operators.insert(0 if kind == "QUANTIZE" else len(graph.operators), operation)
 
 
-def code(model: Any, number: int) -> int:
-    """The index of an operation among those that the file uses; added where it is not."""
+def code(model: Any, number: int, version: int = 2) -> int:
+    """The index of an operation among those that the file uses; added where it is not.
+
+    version: of the operation; 2 is the first in which QUANTIZE and DEQUANTIZE know signed integers.
+    """
     known = [flatbuffer_utils.get_builtin_code_from_operator_code(one) for one in model.operatorCodes]
     if number not in known:
         added = schema.OperatorCodeT()
         added.builtinCode = added.deprecatedBuiltinCode = number
-        added.version = 2  # the first that knows signed integers
+        added.version = version
         model.operatorCodes.append(added)
         known.append(number)
     return known.index(number)
@@ -116,7 +124,8 @@ def kernels(path: Path) -> list[Kernel]:
     calls = [node for node in nodes if node["op_name"] == DELEGATE]
     plain = [node for node in nodes if node["op_name"] != DELEGATE]
     done = covered(calls, plain)
-    return [told(opened, node, taken=node["index"] in done) for node in plain]
+    running = [node for node in plain if node["op_name"] != ONCE]
+    return [told(opened, node, taken=node["index"] in done) for node in running]
 
 
 def covered(calls: Sequence[Any], plain: Sequence[Any]) -> Collection[int]:

@@ -31,6 +31,15 @@ def recovery(budget: Budget) -> str:
     return f"finetune:steps=600,most_s={most_s:g}"
 
 
+def zeros(runtimes: Iterable[str], budget: Budget) -> list[str]:
+    """Where bytes count, for runtimes whose files pack zeros: none has a kernel that skips them."""
+    return over("prune_weights:sparsity={share}", ("0.8", "0.9"), runtimes) if small(budget) else []
+
+
+def small(budget: Budget) -> bool:
+    return bool(budget.max_size_bytes) or budget.objective == "size"
+
+
 def over(steps: str, shares: Iterable[str], runtimes: Iterable[str]) -> list[str]:
     runtimes = tuple(runtimes)
     return [

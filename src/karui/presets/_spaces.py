@@ -18,7 +18,7 @@ def composed(
     """The space of a target. trains: whether there are data to train on."""
     channels = ("", *(f"prune_channels:macs={share},multiple_of=8" for share in MACS))
     steps = [Axis("channels", channels, ordered=True)]
-    if budget.max_size_bytes or budget.objective == "size":
+    if _narrower.small(budget):
         zeros = ("", *(f"prune_weights:sparsity={share}" for share in SPARSITY))
         steps.append(Axis("weights", zeros, ordered=True))
     if trains:

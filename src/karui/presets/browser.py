@@ -11,6 +11,7 @@ from karui.space import Space
 RUNTIMES = ("ort_web",)
 COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
 GPU = ("fp32@ort_web:provider=webgpu", "fp16@ort_web:provider=webgpu")
+PACKED = RUNTIMES  # files that store what is not zero
 
 
 def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
@@ -22,8 +23,9 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     grid = [f"{precision}@ort_web" for precision in COMPUTED]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {p}@ort_web" for p in ("fp32", "int8")] if limit else []
+    smaller = _narrower.zeros(PACKED, budget)
     narrower = _narrower.calibrated(RUNTIMES) + (_narrower.trained(RUNTIMES, budget) if trains else [])
-    return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower, *GPU])]
+    return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *smaller, *narrower, *GPU])]
 
 
 def space(budget: Budget, *, trains: bool = False) -> Space:

@@ -24,12 +24,6 @@ FIRST = (
 )
 NARROWED = ("onnxruntime", "openvino")
 TIMED = ("fp32@onnxruntime", "fp32@openvino", "int8@onnxruntime", "int8@openvino")
-# No kernel of ONNX Runtime skips zeros: they make the file small, and nothing faster.
-SMALLER = tuple(
-    f"prune_weights:sparsity={share} + {precision}@onnxruntime"
-    for share in ("0.8", "0.9")
-    for precision in ("fp32", "int8")
-)
 SPARSEST = tuple(
     f'iterative:prune="prune_weights:sparsity=0.95",rounds=3,recover=["finetune:steps=300"] + {what}'
     for what in ("fp32@onnxruntime", "int8@onnxruntime")
@@ -50,13 +44,12 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + {where}" for where in TIMED] if limit else []
     narrower = _narrower.calibrated(NARROWED) + (_narrower.trained(NARROWED, budget) if trains else [])
-    smaller = (*SMALLER, *(SPARSEST if trains else ())) if small(budget) else ()
+    smaller = (
+        *_narrower.zeros(("onnxruntime",), budget),
+        *(SPARSEST if trains and _narrower.small(budget) else ()),
+    )
     ordered = dict.fromkeys([*FIRST, *goal, *narrower, *smaller, *grid, *LAST])
     return [parse_recipe(text) for text in ordered if text.rpartition("@")[2].split(":")[0] in here]
-
-
-def small(budget: Budget) -> bool:
-    return bool(budget.max_size_bytes) or budget.objective == "size"
 
 
 def space(budget: Budget, *, trains: bool = False) -> Space:

@@ -10,6 +10,7 @@ from karui.space import Space
 
 RUNTIMES = ("onnxruntime", "executorch", "litert")
 COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
+PACKED = ("onnxruntime",)  # files that store what is not zero
 
 
 def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
@@ -20,8 +21,9 @@ def recipes(budget: Budget, *, trains: bool = False) -> list[Recipe]:
     grid = [f"{precision}@{runtime}" for precision in COMPUTED for runtime in RUNTIMES]
     limit = budget.max_latency_s
     goal = [f"prune_channels:latency_s={limit} + int8@{runtime}" for runtime in RUNTIMES] if limit else []
+    smaller = _narrower.zeros(PACKED, budget)
     narrower = _narrower.calibrated(RUNTIMES) + (_narrower.trained(RUNTIMES, budget) if trains else [])
-    return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *narrower])]
+    return [parse_recipe(text) for text in dict.fromkeys([*grid, *goal, *smaller, *narrower])]
 
 
 def space(budget: Budget, *, trains: bool = False) -> Space:

@@ -33,10 +33,14 @@ FILE = "model.tflite"
 @final
 @dataclass(frozen=True)
 class LiteRt(Runtime):
-    """``calibration`` and ``quantizer`` (karui's table, or LiteRT's own) are of static INT8."""
+    """``calibration`` and ``quantizer`` (karui's table, or LiteRT's own) are of static INT8.
+
+    pack_zeros: weights that are mostly zero are stored so (graph/tflite_zeros).
+    """
 
     calibration: Calibration = "minmax"
     quantizer: Literal["karui", "litert"] = "karui"
+    pack_zeros: bool = True
 
     def refuses(self, ask: Ask) -> str | None:
         from karui.graph.onnx import refuses_rules
@@ -51,9 +55,7 @@ class LiteRt(Runtime):
         own = precision == "int8_dynamic" or self.quantizer == "litert"
         if ask.numerics.rules and precision.startswith("int8") and own:
             return "LiteRT's own tools round every layer: rules need int8 with quantizer=karui"
-        if refused := refuses_rules(ask.numerics) or refuses_layers(precision, ask.layers):
-            return refused
-        return f"its converter is not installed: {self.lacks()}" if self.lacks() else None
+        return refuses_rules(ask.numerics) or refuses_layers(precision, ask.layers)
 
     def lacks(self) -> str:
         """The command that brings the converter; empty where it is there."""
@@ -68,13 +70,17 @@ class LiteRt(Runtime):
         from karui.graph.litert import convertible, write
         from karui.graph.ranges.table import save_table
         from karui.graph.tflite import finish, kernels
+        from karui.graph.tflite_zeros import pack
 
         made = convertible(source, self.quantizer, self.calibration)
         written = write(made, source, sizes(source), folder / FILE)
         with foreign(BuildFailed, "LiteRT cannot open the file that its converter made"):
             finish(folder / FILE, source.signature)
+            saved = pack(folder / FILE) if self.pack_zeros else 0
             found = kernels(folder / FILE)
         executed = told(found, made, source) | {"converter": written.converter}
+        if saved:
+            executed["zeros_saved_bytes"] = saved
         if made.found:
             save_table(made.found.table, folder)
         return Built(executed, written.reference)
