@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ ON_GPU = {
     "fp16@torch_eager:device=cuda,channels_last=true": 0.02,
     "bf16@torch_compile:mode=reduce-overhead,device=cuda,autocast=bf16": 0.05,
     "fp32@torch_compile:mode=max-autotune,device=cuda,channels_last=true": 1e-4,
+    "fp16@torch_compile:backend=tensorrt,device=cuda": 0.02,
 }
 
 
@@ -98,6 +100,16 @@ def test_the_layout_reaches_weights_and_images(net, tmp_path):
 def test_a_gpu_that_is_not_there_is_refused_and_not_replaced(runtime):
     reason = load(parse_named(f"{runtime}:device=cuda")).refuses(Ask(Numerics()))
     assert "needs an NVIDIA GPU" in reason and torch.__version__ in reason
+
+
+def test_tensorrt_compiles_on_a_gpu_and_with_its_package_only(monkeypatch):
+    def asked(options: str) -> str | None:
+        return load(parse_named(f"torch_compile:backend=tensorrt{options}")).refuses(Ask(Numerics()))
+
+    assert asked("") == "backend=tensorrt needs device=cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "Inductor's" in asked(",device=cuda,mode=max-autotune")
+    assert find_spec("torch_tensorrt") or "pip install torch-tensorrt" in asked(",device=cuda")
 
 
 @pytest.mark.parametrize("runtime", ["torch_eager", "torch_compile"])

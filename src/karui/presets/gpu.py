@@ -32,6 +32,7 @@ TORCH = (
     "fp16@torch_compile:device=cuda,channels_last=true",
     "fp16@torch_compile:mode=reduce-overhead,device=cuda,channels_last=true",
     "fp16@torch_compile:mode=max-autotune,device=cuda,channels_last=true",
+    "fp16@torch_compile:backend=tensorrt,device=cuda",
     "bf16@torch_compile:mode=max-autotune,device=cuda,channels_last=true,autocast=bf16",
 )
 # The zeros that sparse tensor cores skip.

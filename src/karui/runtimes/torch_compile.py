@@ -6,8 +6,10 @@ the artifact runs, at the first call of each new batch size, so a C++ compiler i
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -32,9 +34,11 @@ JIT = "compiled where it runs, which needs a C++ compiler"
 @dataclass(frozen=True)
 class TorchCompile(Runtime):
     """``mode`` is that of ``torch.compile``; ``calibration`` and ``quantizer`` (karui's table, or torchao)
-    are of static INT8. device, channels_last, autocast: see ``graph.placement``.
+    are of static INT8. device, channels_last, autocast: see ``graph.placement``. backend: tensorrt is that of
+    the package torch-tensorrt, for NVIDIA GPUs.
     """
 
+    backend: Literal["inductor", "tensorrt"] = "inductor"
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     calibration: Calibration = "minmax"
     quantizer: Literal["karui", "torchao"] = "karui"
@@ -45,7 +49,17 @@ class TorchCompile(Runtime):
     WHERE = frozenset({"device"})
 
     def refuses(self, ask: Ask) -> str | None:
-        return self.place.refuses(ask.numerics.default) or inductor.refuses(ask, self.quantizer)
+        here = self.place.refuses(ask.numerics.default) or inductor.refuses(ask, self.quantizer)
+        return here or (self.refuses_tensorrt() if self.backend == "tensorrt" else None)
+
+    def refuses_tensorrt(self) -> str | None:
+        if self.device != "cuda":
+            return "backend=tensorrt needs device=cuda"
+        if self.mode != "default":
+            return f"mode={self.mode} is Inductor's, not TensorRT's"
+        if find_spec("torch_tensorrt") is None:
+            return "the package 'torch_tensorrt' is not installed: pip install torch-tensorrt"
+        return None
 
     def casts_in_torch(self, precision: str) -> bool:
         return precision in ("bf16", "fp16") and not self.autocast
@@ -59,7 +73,8 @@ class TorchCompile(Runtime):
         if precision.startswith("int8"):
             return self.quantized(source, folder)
         save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
-        detail = ", ".join(["Inductor", f"mode {self.mode}", *self.place.told(), JIT])
+        made_by = ["Inductor", f"mode {self.mode}"] if self.backend == "inductor" else ["torch-tensorrt"]
+        detail = ", ".join([*made_by, *self.place.told(), JIT])
         return Built({"precision": precision, "detail": detail})
 
     def quantized(self, source: Source, folder: Path) -> Built:
@@ -81,9 +96,20 @@ class TorchCompile(Runtime):
         if path.is_file():
             inductor_int8.operations()
         program = self.place.open(path if path.is_file() else folder / "model.pt2")
+        if self.backend == "tensorrt":
+            return self.place.predictor(by_tensorrt(program), signature)
         with quiet():
             compiled = torch.compile(program, mode=self.mode)
         return self.place.predictor(frozen(compiled), signature)
+
+
+def by_tensorrt(program: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled by torch-tensorrt, in the types of the program."""
+    importlib.import_module("torch_tensorrt")  # it makes itself known to torch.compile
+    compiled: Callable[..., Any] = torch.compile(
+        program, backend="torch_tensorrt", options={"use_explicit_typing": True}
+    )
+    return compiled
 
 
 def frozen(compiled: Callable[..., Any]) -> Callable[..., Any]:
