@@ -27,7 +27,7 @@ NETWORKS = ("mnist", "fashion", "encoder", "lstm")
 RUNTIMES = tuple(runtimes.names())
 COLUMNS = (
     "network", "runtime", "precision", "vs eager", "vs FP32, same runtime", "size", "points lost",
-    "MACs in INT8", "outcome",
+    "conv and linear MACs in INT8", "outcome",
 )  # fmt: skip
 TRIAL = Pace(least=6, most=20, seconds=1.5)
 FINAL = Pace(least=12, most=60, seconds=6.0, openings=3, most_openings=5)
