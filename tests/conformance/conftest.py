@@ -25,7 +25,7 @@ from karui.recipe import Named
 from karui.techniques import Given
 from karui.techniques.prune_channels import PruneChannels
 
-ROWS = 64
+ROWS = 100
 
 
 class Cnn(nn.Module):

@@ -19,7 +19,7 @@ from karui.options import options_of
 from karui.recipe import Named, parse_recipe
 
 every = pytest.mark.parametrize("name", runtimes.names())
-BATCHES = (1, 5, 64)
+BATCHES = (1, 5, 100)
 
 
 def class_of(name: str) -> type[runtimes.Runtime]:
@@ -84,7 +84,7 @@ def test_fp32_agrees_with_eager_and_two_calls_are_bit_equal(name, kind, case, ou
         assert len(first) == len(found.answers)
         for one, two, wanted in zip(first, second, found.answers):
             np.testing.assert_array_equal(one, two)
-            np.testing.assert_allclose(one, wanted[:batch], rtol=1e-3, atol=1e-4)
+            assert np.abs(one - wanted[:batch]).max() <= 1e-4 * np.abs(wanted).max()
 
 
 @every
