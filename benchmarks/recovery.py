@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmarks.distill import spread
 from benchmarks.networks import tasks
 from benchmarks.networks.train import PLANS
 from benchmarks.zeros import onnx_bytes, weighted, zeros
@@ -251,12 +252,6 @@ def int8(model: nn.Module, case: Case) -> tuple[int, float]:
 
 def row(*cells: str) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 Part = Callable[[Case, Sequence[int]], None]

@@ -16,7 +16,7 @@ from karui.optimize.attempt import decide, plain_of, trial_id
 from karui.optimize.conclude import Conclusion, dominates, pareto, point, ranked
 from karui.optimize.result import best_effort, verdict
 from karui.recipe import parse_recipe
-from karui.search.enumerate import goal_met, propose
+from karui.search.enumerate import goal_met, untried
 
 JOB = SimpleNamespace(budget=Budget(), origin=SimpleNamespace(baseline="fp32@torch_eager"))
 
@@ -135,9 +135,9 @@ def test_names_of_trials_are_readable_stable_and_different():
 
 def test_proposing_and_stopping():
     recipes = [parse_recipe(text) for text in ("fp32@torch_eager", "fp32@onnxruntime", "int8@onnxruntime")]
-    assert propose(recipes, []) is recipes[0]
-    assert propose(recipes, [BASE, GOOD]) is recipes[2]
-    assert propose(recipes, [BASE, GOOD, OVER]) is None
+    assert untried(recipes, [])[0] is recipes[0]
+    assert untried(recipes, [BASE, GOOD])[0] is recipes[2]
+    assert untried(recipes, [BASE, GOOD, OVER]) == []
     assert goal_met([BASE, GOOD], BASE.id, None) is None
     assert goal_met([BASE, GOOD], BASE.id, 1.9) is GOOD
     assert goal_met([BASE, GOOD], BASE.id, 1.97) is None  # the interval reaches below

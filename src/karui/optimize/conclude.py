@@ -16,6 +16,7 @@ from karui.errors import KaruiError, Unreachable
 from karui.measurement import Quality, Trial
 from karui.optimize.attempt import COMPILED, plain_id, quality, ratio, trial_id_of_baseline
 from karui.optimize.workshop import Workshop
+from karui.search.enumerate import log_cost
 
 FINALISTS = 8
 ALIKE = 0.01  # of two sizes
@@ -72,13 +73,7 @@ def by_cost(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
     if objective == "latency":
         return by_latency(trials)
 
-    def cost(trial: Trial) -> int:
-        found = trial.measurement
-        assert found is not None and found.timing is not None
-        size = found.size_bytes if objective == "size" else found.timing.peak_memory_bytes
-        return round(math.log(max(size, 1)) / ALIKE)
-
-    return sorted(by_latency(trials), key=cost)
+    return sorted(by_latency(trials), key=lambda trial: round((log_cost(trial, objective) or 0.0) / ALIKE))
 
 
 def joint(

@@ -69,13 +69,11 @@ class Composed:
 
     def next(self, listed: Sequence[Recipe], trials: Sequence[Trial]) -> Recipe | None:
         """listed: recipes that are tried anyway."""
-        mine = set(self.allowed.values()) - set(map(str, listed))
+        mine = set(map(str, self.allowed.values())) - set(map(str, listed))
         if sum(trial.recipe in mine for trial in trials) >= self.most:
             return None
         worth = {
-            point: text
-            for point, text in self.allowed.items()
-            if not pointless(self.space.recipe(point), trials)
+            point: str(recipe) for point, recipe in self.allowed.items() if not pointless(recipe, trials)
         }
         job = self.job
         found = self.sample.propose(
@@ -86,11 +84,11 @@ class Composed:
             objective=job.budget.objective,
             seed=job.seed,
         )
-        return None if found is None else self.space.recipe(found)
+        return None if found is None else self.allowed[found]
 
 
-def allowed_points(job: Job, space: Space) -> Mapping[Point, str]:
+def allowed_points(job: Job, space: Space) -> Mapping[Point, Recipe]:
     """Points of the space whose recipes no runtime refuses."""
     ask = ask_of(job)
     found = {point: space.recipe(point) for point in space.points()}
-    return {point: str(recipe) for point, recipe in found.items() if not refusal_of(recipe, ask)}
+    return {point: recipe for point, recipe in found.items() if not refusal_of(recipe, ask)}

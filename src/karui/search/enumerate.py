@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from karui.budget import Objective
 from karui.measurement import Trial
 from karui.recipe import Recipe
 
 
-def propose(recipes: Sequence[Recipe], trials: Sequence[Trial]) -> Recipe | None:
-    """The first recipe not tried yet."""
-    return next(iter(untried(recipes, trials)), None)
-
-
 def untried(recipes: Sequence[Recipe], trials: Sequence[Trial]) -> list[Recipe]:
+    """Those that no trial has, in order."""
     tried = {trial.recipe for trial in trials}
     return [recipe for recipe in recipes if str(recipe) not in tried]
 
@@ -24,3 +22,13 @@ def goal_met(trials: Sequence[Trial], baseline: str, goal: float | None) -> Tria
         return None
     sure = (t for t in trials if t.kept and t.measurement and t.measurement.speedup)
     return next((t for t in sure if t.id != baseline and t.measurement.speedup.low >= goal), None)  # type: ignore[union-attr]
+
+
+def log_cost(trial: Trial, objective: Objective) -> float | None:
+    """What shall become least, as a logarithm; None for what was not measured."""
+    found = trial.measurement
+    if found is None or found.timing is None or found.speedup is None:
+        return None
+    if objective == "latency":
+        return -math.log(found.speedup.ratio)
+    return math.log(max(1, found.size_bytes if objective == "size" else found.timing.peak_memory_bytes))

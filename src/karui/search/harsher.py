@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from karui.errors import UsageError
 from karui.graph.goals import goal_of
 from karui.measurement import Trial
 from karui.recipe import Named, Recipe, parse_recipe
 
+read = lru_cache(1024)(parse_recipe)  # of few trials, for each of hundreds of recipes
+
 
 def pointless(recipe: Recipe, trials: Sequence[Trial]) -> str:
     """Why ``recipe`` cannot hold the accuracy budget, by a milder one that surely did not; else empty."""
     for trial in trials:
         quality = trial.measurement.quality if trial.measurement else None
-        if quality and quality.verdict == "over" and harsher(recipe, parse_recipe(trial.recipe)):
+        if quality and quality.verdict == "over" and harsher(recipe, read(trial.recipe)):
             return f"goes farther than {trial.recipe}, which is over the accuracy budget"
     return ""
 

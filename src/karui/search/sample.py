@@ -15,6 +15,7 @@ import optuna
 
 from karui.budget import Objective
 from karui.measurement import Trial
+from karui.search.enumerate import log_cost
 from karui.space import Point, Space
 
 HOPELESS = 3.0  # of ``missed``: what failed is as bad as a drop of twenty times the budget
@@ -51,7 +52,7 @@ def asked(space: Space, known: Mapping[Point, Trial], drop: float, objective: Ob
     try:
         study = optuna.create_study(sampler=sampler)
         kinds = distributions(space)
-        costs = {point: cost(trial, objective) for point, trial in known.items()}
+        costs = {point: log_cost(trial, objective) for point, trial in known.items()}
         worst = max((value for value in costs.values() if value is not None), default=0.0)
         for point, trial in known.items():
             value = costs[point]
@@ -85,16 +86,6 @@ def choices(space: Space, point: Point) -> list[int | str]:
     return [
         place if axis.ordered else axis.choices[place] for axis, place in zip(space.axes, point, strict=True)
     ]
-
-
-def cost(trial: Trial, objective: Objective) -> float | None:
-    """What shall become least, as a logarithm; None for what was not measured."""
-    found = trial.measurement
-    if found is None or found.timing is None or found.speedup is None:
-        return None
-    if objective == "latency":
-        return -math.log(found.speedup.ratio)
-    return math.log(found.size_bytes if objective == "size" else found.timing.peak_memory_bytes)
 
 
 def missed(trial: Trial, drop: float) -> float:
