@@ -33,6 +33,13 @@ def test_composed_recipes_follow_the_list_and_the_smallest_is_chosen(cli, task_f
     assert "of the original's size, within the accuracy budget" in facts["verdict"]["headline"]
 
 
+@pytest.mark.parametrize("option", ["--search", "--mixed"])
+def test_less_than_no_recipe_is_refused(cli, task_file, tmp_path, option):
+    said = cli("optimize", task_file, *LISTED, option, "-1", "--out", "run")
+    assert said.code == 2 and "number of recipes, not -1" in said.err and "try: 0 for none" in said.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_search_without_its_package_is_refused_before_anything_is_built(
     cli, task_file, monkeypatch, tmp_path
 ):

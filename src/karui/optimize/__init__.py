@@ -58,6 +58,13 @@ class Settings:
     watcher: Watcher = Silent()
     words: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("mixed", "search"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"{name} is a number of recipes, not {getattr(self, name)}", fix="0 for none"
+                )
+
 
 def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Settings) -> Result:
     """Start the run in ``folder``, or go on with it where its journal ends.
