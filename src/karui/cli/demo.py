@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from karui.cli.options import declare_json
 
@@ -29,19 +30,26 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from karui.api import new_folder
-    from karui.cli.optimize import SAVED, carry_out
+    from karui.cli.optimize import carry_out
 
-    options = dict.fromkeys(SAVED) | {
+    folder = args.out or new_folder(Path("karui-runs"))
+    return carry_out(options_of(args.batch, args.threads), folder, "karui demo", as_json=args.json)
+
+
+def options_of(batch: int, threads: int) -> dict[str, Any]:
+    """What ``karui optimize`` would have been told; what the demo does not say is None."""
+    from karui.cli.optimize import SAVED
+
+    return dict.fromkeys(SAVED) | {
         "task": "karui.demo:task",
         "target": "cpu",
         "runtimes": "",
         "recipe": list(RECIPES),
-        "batch": args.batch,
-        "threads": args.threads,
+        "batch": batch,
+        "threads": threads,
         "seed": 0,
         "max_drop": "1",
         "mixed": 2,
         "pace": "quick",
         "timeout": "5m",
     }
-    return carry_out(options, args.out or new_folder(Path("karui-runs")), "karui demo", as_json=args.json)

@@ -33,6 +33,7 @@ from karui.errors import Interrupted
 SAVED = (
     "task",
     "inputs",
+    "train",
     "calibrate",
     "select",
     "confirm",

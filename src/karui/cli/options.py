@@ -116,7 +116,7 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
         recipes=tuple(options["recipe"]),
         stop_at=options.get("stop_at"),
         mixed=options.get("mixed", Settings.mixed),
-        search=options.get("search", 0),
+        search=options.get("search") or 0,
         pace=trial,
         final=final,
         limits=Limits(seconds=parse_seconds(options["timeout"])),
