@@ -54,6 +54,35 @@ KNOWN = (
         "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409",
         ("aeon/datasets/data/JapaneseVowels/",),
     ),
+    Package(
+        "scikit-image",
+        "0.26.0",
+        "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+        "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+        tuple(
+            f"skimage/data/{name}"
+            for name in (
+                "astronaut.png",
+                "brick.png",
+                "chelsea.png",
+                "coffee.png",
+                "grass.png",
+                "gravel.png",
+                "hubble_deep_field.jpg",
+                "ihc.png",
+                "motorcycle_left.png",
+                "retina.jpg",
+                "rocket.jpg",
+            )
+        ),
+    ),
+    Package(
+        "scikit-learn",
+        "1.9.1",
+        "scikit_learn-1.9.1-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
+        "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
+        ("sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg"),
+    ),
 )
 
 

@@ -14,6 +14,7 @@ from karui.errors import UsageError, foreign
 RUNS = Path("karui-runs")
 RUN_FORMS = "run folder, or a result.json (default: the newest finished run under karui-runs)"
 SCHEMA = "karui.result/"
+START = "name a run folder; karui optimize makes one"
 
 
 def find_result(path: Path | None) -> Mapping[str, Any]:
@@ -21,7 +22,7 @@ def find_result(path: Path | None) -> Mapping[str, Any]:
     path = path or newest_finished(RUNS)
     if not path.exists():
         others = ", ".join(known())
-        raise UsageError(f"there is no run {path}", fix=f"one of: {others}" if others else "")
+        raise UsageError(f"there is no run {path}", fix=f"one of: {others}" if others else START)
     file = path / "result.json" if path.is_dir() else path
     if not file.is_file():
         raise unfinished(path)

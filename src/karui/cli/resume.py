@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from karui.cli.finished import START
 from karui.cli.options import declare_json
 from karui.errors import UsageError, foreign
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 def saved_call(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     if not path.is_file():
-        raise UsageError(f"{folder} is not a run of karui optimize", why="it holds no run.json")
+        raise UsageError(f"{folder} is not a run of karui optimize", why="it holds no run.json", fix=START)
     with foreign(UsageError, f"{path} cannot be read", fix="give the whole command again, with a new --out"):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

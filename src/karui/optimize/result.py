@@ -62,7 +62,7 @@ def open_result(folder: Path) -> Result:
     """The result that an earlier run left in ``folder``."""
     path = folder / "result.json"
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
+        raise UsageError(f"there is no folder {folder}", fix="name a run folder; karui optimize makes one")
     if not path.is_file():
         raise UsageError(f"{folder} holds no finished run", fix=f"karui resume {folder}")
     with foreign(UsageError, f"{path} cannot be read", fix=f"karui resume {folder}"):
