@@ -1,0 +1,152 @@
+"""The textbook's trade-off table on real networks, and what several techniques together reach.
+
+    python -m benchmarks.tradeoff > benchmarks/results/tradeoff.md
+
+One run of ``karui optimize`` for each network and batch, with a recipe or more of every technique; the first
+table of each is that of ``karui table``, the second sets the best of several techniques together beside the
+best single one and beside the runtimes' own INT8. The waterfall tells what each step of the best recipe did.
+Needs ``make data`` and the checkpoints (``python -m benchmarks.networks.train``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.networks import tasks
+
+import karui
+from karui.bench.compare import compare
+from karui.bench.machine import Conditions
+from karui.bench.rounds import Pace
+from karui.optimize import Settings
+from karui.report.kinds import kind_of
+from karui.report.markdown import kinds
+
+RUNS = Path("karui-runs")
+FINAL = Pace(least=30, most=200, seconds=20.0, openings=5, most_openings=10)
+SIDE_BY_SIDE = Pace(least=30, most=200, seconds=20.0, openings=5, most_openings=8)
+ALONE = (
+    "fp32@torch_eager",
+    "fp32@torch_compile",
+    "fp32@onnxruntime",
+    "fp32@openvino",
+    "fp16@onnxruntime",
+    "bf16@openvino",
+    "int8@onnxruntime",
+    "int8@openvino",
+    "int8_dynamic@onnxruntime",
+    "int8@onnxruntime:quantizer=onnxruntime",
+    "int8@openvino:quantizer=nncf",
+    "quantize_aware:steps=600 + int8@onnxruntime",
+    "prune_weights:sparsity=0.9 + finetune:epochs=1 + fp32@onnxruntime",
+    "prune_weights:sparsity=0.9 + finetune:epochs=1 + fp32@torch_eager:sparse=true",
+)
+NARROWER = {  # shares of the multiplications that are left
+    "mnist": ("0.25", "0.125", "0.0625"),
+    "fashion": ("0.25", "0.125"),
+}
+TRAINED = "finetune:epochs={epochs},lr=3e-3,schedule=one_cycle"
+EPOCHS = {"mnist": 3, "fashion": 6}
+COLUMNS = (
+    "network", "batch", "which", "recipe", "over eager", "over the fastest peer", "file", "of FP32",
+    "points lost", "status",
+)  # fmt: skip
+PEERS = ("quantizer=onnxruntime", "quantizer=nncf")
+
+
+def recipes(name: str) -> list[str]:
+    epochs = EPOCHS[name]
+    trained = TRAINED.format(epochs=epochs)
+    narrow = [f"prune_channels:macs={share},multiple_of=8 + {trained}" for share in NARROWER[name]]
+    return [
+        *ALONE,
+        f"distill:width=0.5,epochs={epochs},lr=3e-3,schedule=one_cycle + fp32@onnxruntime",
+        *(f"{steps} + {precision}@onnxruntime" for steps in narrow for precision in ("fp32", "int8")),
+        *(f"{steps} + int8@openvino" for steps in narrow),
+    ]
+
+
+def measured(name: str, batch: int, max_drop: float) -> karui.Result:
+    folder = RUNS / f"tradeoff_{name}_batch{batch}"
+    shutil.rmtree(folder, ignore_errors=True)
+    return karui.optimize(
+        tasks.task(name),
+        karui.Target("cpu", batch=batch),
+        budget=karui.Budget(max_drop=max_drop),
+        out=folder,
+        settings=Settings(
+            recipes=tuple(recipes(name)),
+            command=f"python -m benchmarks.tradeoff --networks {name} --batches {batch}",
+            mixed=0,
+            pace=Pace(most=80, seconds=5.0),
+            final=FINAL,
+        ),
+    )
+
+
+def chosen(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Trials by what they are: the fastest peer, then of those in the budget the fastest and smallest."""
+    timed = [trial for trial in facts["trials"] if trial["latency_s"]]
+    held = [trial for trial in timed if trial["status"] in ("kept", "best")]
+    peers = [trial for trial in timed if trial["recipe"].endswith(PEERS)]
+    together = [trial for trial in held if kind_of(trial["recipe"]) == "several"]
+    single = [trial for trial in held if trial not in together and trial not in peers]
+    found = {"a runtime's own INT8": min(peers, key=latency), "one technique": min(single, key=latency)}
+    if together:
+        found |= {"several": min(together, key=latency), "several, smallest": min(together, key=size)}
+    return found
+
+
+def latency(trial: dict[str, Any]) -> float:
+    return float(trial["latency_s"]["p50"])
+
+
+def size(trial: dict[str, Any]) -> int:
+    return int(trial["size_bytes"])
+
+
+def lines(result: karui.Result, name: str, batch: int) -> Iterator[str]:
+    """Each of the chosen, timed side by side with the peer once more, for an interval."""
+    found, trials = chosen(result.facts), result.facts["trials"]
+    fp32 = size(next(trial for trial in trials if trial["recipe"] == "fp32@onnxruntime"))
+    peer, *others = (result.folder / trial["artifact"] for trial in found.values())
+    beside = compare([peer, *others], Conditions(batch), SIDE_BY_SIDE)
+    for (words, trial), pair in zip(found.items(), beside, strict=True):
+        eager, over = trial["speedup"], pair["speedup"]
+        cells = (
+            name, str(batch), words, f"`{trial['recipe']}`",
+            f"{eager['ratio']:.1f}x [{eager['low']:.1f}, {eager['high']:.1f}]",
+            f"{over['ratio']:.2f}x [{over['low']:.2f}, {over['high']:.2f}]",
+            f"{size(trial):,} B", f"1/{fp32 / size(trial):.1f}",
+            f"{100 * trial['quality']['drop']:.2f}", f"{trial['status']}: {trial['reason']}",
+        )  # fmt: skip
+        yield line(cells)
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(NARROWER), choices=NARROWER)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
+    parser.add_argument("--max-drop", type=float, default=1.0)
+    args = parser.parse_args()
+    print("# The textbook's trade-off table, measured\n")
+    together = []
+    for name in args.networks:
+        for batch in args.batches:
+            result = measured(name, batch, args.max_drop)
+            print(f"## {name}, batch {batch}\n\n{kinds(result.facts)}", flush=True)
+            together += lines(result, name, batch)
+    print(f"## Together\n\n{line(COLUMNS)}\n{line(['---'] * len(COLUMNS))}")
+    print("\n".join(together), flush=True)
+
+
+if __name__ == "__main__":
+    main()
