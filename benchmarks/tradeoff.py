@@ -2,9 +2,9 @@
 
     python -m benchmarks.tradeoff > benchmarks/results/tradeoff.md
 
-One run of ``karui optimize`` for each network and batch, with a recipe or more of every technique; the first
-table of each is that of ``karui table``, the second sets the best of several techniques together beside the
-best single one and beside the runtimes' own INT8. The waterfall tells what each step of the best recipe did.
+One run of ``karui optimize`` for each network at batch 1, with a recipe or more of every technique: its table
+is that of ``karui table``. Then what came out best of several techniques together, of single ones and of the
+runtimes' own INT8 is timed side by side once more, in batches too.
 Needs ``make data`` and the checkpoints (``python -m benchmarks.networks.train``).
 """
 
@@ -70,17 +70,17 @@ def recipes(name: str) -> list[str]:
     ]
 
 
-def measured(name: str, batch: int, max_drop: float) -> karui.Result:
-    folder = RUNS / f"tradeoff_{name}_batch{batch}"
+def measured(name: str, max_drop: float) -> karui.Result:
+    folder = RUNS / f"tradeoff_{name}"
     shutil.rmtree(folder, ignore_errors=True)
     return karui.optimize(
         tasks.task(name),
-        karui.Target("cpu", batch=batch),
+        karui.Target("cpu"),
         budget=karui.Budget(max_drop=max_drop),
         out=folder,
         settings=Settings(
             recipes=tuple(recipes(name)),
-            command=f"python -m benchmarks.tradeoff --networks {name} --batches {batch}",
+            command=f"python -m benchmarks.tradeoff --networks {name}",
             mixed=0,
             pace=Pace(most=80, seconds=5.0),
             final=FINAL,
@@ -110,21 +110,29 @@ def size(trial: dict[str, Any]) -> int:
 
 
 def lines(result: karui.Result, name: str, batch: int) -> Iterator[str]:
-    """Each of the chosen, timed side by side with the peer once more, for an interval."""
-    found, trials = chosen(result.facts), result.facts["trials"]
-    fp32 = size(next(trial for trial in trials if trial["recipe"] == "fp32@onnxruntime"))
-    peer, *others = (result.folder / trial["artifact"] for trial in found.values())
-    beside = compare([peer, *others], Conditions(batch), SIDE_BY_SIDE)
-    for (words, trial), pair in zip(found.items(), beside, strict=True):
-        eager, over = trial["speedup"], pair["speedup"]
+    """The chosen side by side: each against eager, and against the peer, in the same rounds."""
+    facts = result.facts
+    found = {"eager": trial_of(facts, facts["baseline"]), **chosen(facts)}
+    fp32 = size(next(trial for trial in facts["trials"] if trial["recipe"] == "fp32@onnxruntime"))
+    eager, peer, *others = (result.folder / trial["artifact"] for trial in found.values())
+    over_eager = compare([eager, peer, *others], Conditions(batch), SIDE_BY_SIDE)
+    over_peer = compare([peer, *others], Conditions(batch), SIDE_BY_SIDE)
+    for (words, trial), one, other in zip(found.items(), over_eager, [None, *over_peer], strict=True):
         cells = (
-            name, str(batch), words, f"`{trial['recipe']}`",
-            f"{eager['ratio']:.1f}x [{eager['low']:.1f}, {eager['high']:.1f}]",
-            f"{over['ratio']:.2f}x [{over['low']:.2f}, {over['high']:.2f}]",
+            name, str(batch), words, f"`{trial['recipe']}`", ratio(one), ratio(other) if other else "-",
             f"{size(trial):,} B", f"1/{fp32 / size(trial):.1f}",
             f"{100 * trial['quality']['drop']:.2f}", f"{trial['status']}: {trial['reason']}",
         )  # fmt: skip
         yield line(cells)
+
+
+def trial_of(facts: dict[str, Any], key: str) -> dict[str, Any]:
+    return next(trial for trial in facts["trials"] if trial["id"] == key)
+
+
+def ratio(row: dict[str, Any]) -> str:
+    found = row["speedup"]
+    return f"{found['ratio']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def line(cells: Sequence[str]) -> str:
@@ -140,10 +148,9 @@ def main() -> None:
     print("# The textbook's trade-off table, measured\n")
     together = []
     for name in args.networks:
-        for batch in args.batches:
-            result = measured(name, batch, args.max_drop)
-            print(f"## {name}, batch {batch}\n\n{kinds(result.facts)}", flush=True)
-            together += lines(result, name, batch)
+        result = measured(name, args.max_drop)
+        print(f"## {name}\n\n{kinds(result.facts)}", flush=True)
+        together += [row for batch in args.batches for row in lines(result, name, batch)]
     print(f"## Together\n\n{line(COLUMNS)}\n{line(['---'] * len(COLUMNS))}")
     print("\n".join(together), flush=True)
 
