@@ -14,14 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 
-from karui.graph.compensate import Held, damage
-from karui.graph.consumers import Consumer, stored_weights, tensor_at
+from karui.graph.compensate import Held, moved
+from karui.graph.consumers import Consumer, store_matrix, stored_weights, tensor_at
 from karui.graph.cut.partial import over_what_stays
-from karui.graph.cut.shapes import gone_of, zero_out
+from karui.graph.cut.shapes import Gone, gone_of, zero_out
 from karui.graph.gram import solve
 from karui.graph.importance import Statistics, columns_of, readers_of
+from karui.graph.rerun import Rerun
 from karui.graph.units import Units
 from karui.graph.units.groups import Group
 
@@ -50,22 +52,38 @@ def curve(
     bundles: Sequence[frozenset[int]],
     counts: Sequence[int],
     found: Statistics,
+    runs: Rerun,
     held: Held,
 ) -> Curve:
-    """Measure what removing the first 0, ... of ``bundles`` does, each of ``counts`` by itself."""
+    """Measure what removing the first 0, ... of ``bundles`` does, each of ``counts`` by itself.
+
+    runs: of the graph, on the held samples.
+    """
     graph, errors = units.trace.graph, [0.0]
-    kept = {path: tensor_at(graph, path).detach().clone() for path in units.weights}
+    readers = readers_of(group.members, found.consumers)
+    before = changing(units, readers, gone_of(units.roots, set().union(*bundles)))
+    settled = 0 if units.classes.inexact else runs.first_read(tensor_at(graph, path) for path in before)
     for count in counts[1:]:
         removed = set().union(*bundles[:count])
-        for consumer in readers_of(group, found.consumers):
+        for consumer in readers:
             take_over(graph, consumer, found, removed)
         gone = gone_of(units.roots, removed)
         zero_out(graph, units, gone)
         with over_what_stays(graph, units, gone):
-            errors.append(damage(graph, held))
-        for path, tensor in kept.items():
+            errors.append(moved((runs.answers(batch, settled) for batch in range(len(runs.data))), held))
+        for path, tensor in before.items():
             tensor_at(graph, path).data.copy_(tensor)
     return Curve(group, tuple(bundles), tuple(counts), rising(errors))
+
+
+def changing(units: Units, readers: Sequence[Consumer], gone: Gone) -> dict[str, Tensor]:
+    """Copies of the stored tensors that refitting the readers and removing these units writes into."""
+    graph = units.trace.graph
+    found = [path for one in readers for path in (one.weight, one.bias) if path is not None]
+    found += [
+        path for path, labels in units.weights.items() if any(bool(gone.at(p).any()) for p in labels.planes)
+    ]
+    return {path: tensor_at(graph, path).detach().clone() for path in dict.fromkeys(found)}
 
 
 def between(curve: Curve, counts: Sequence[int]) -> Curve:
@@ -86,12 +104,12 @@ def take_over(graph: GraphModule, consumer: Consumer, found: Statistics, removed
     """Refit one layer to its own outputs on the columns that stay, from second moments alone."""
     if consumer.groups > 1:
         return
-    moments, weight = found.moments[consumer.weight], tensor_at(graph, consumer.weight)
+    moments = found.moments[consumer.weight]
     start = stored_weights(graph, consumer, ones=moments.ones)
     keep = torch.ones(len(moments.H[0]), dtype=torch.bool)
     keep[columns_of(consumer, graph, removed)] = False
     new = solve(moments.H[0], moments.H[0] @ start.T, start.T, keep, RIDGE).T.float()
-    weight.data.copy_(new[:, : weight[0].numel()].reshape(weight.shape))
+    store_matrix(graph, consumer, new[:, : consumer.width(graph)])
     if consumer.bias is not None:
         tensor_at(graph, consumer.bias).data.copy_(new[:, -1])
 

@@ -7,7 +7,7 @@ for as well. No labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,15 @@ from karui.graph.consumers import (
     find_consumers,
     in_order,
     inputs_of,
+    matrix_of,
     outputs_of,
+    store_matrix,
     tensor_at,
-    values_at,
 )
 from karui.graph.cut.shapes import Gone, kept, zero_out
 from karui.graph.gram import Moments, fit
 from karui.graph.program import flat
+from karui.graph.rerun import Rerun
 from karui.graph.units import Units
 from karui.graph.units.labels import Labels
 
@@ -69,13 +71,26 @@ def compensate(
     """
     graph = units.trace.graph
     changed = reached(units, gone)
-    done = []
-    for consumer in in_order(find_consumers(units), graph):
-        if consumer.source.name in changed or bool(gone.at(consumer.columns).any()):
-            refit(graph, original, consumer, gone, data)
-            done.append(consumer.weight)
+    todo = [
+        one
+        for one in in_order(find_consumers(units), graph)
+        if one.source.name in changed or bool(gone.at(one.columns).any())
+    ]
+    runs = Rerun(graph, data), Rerun(original, data)
+    for number, consumer in enumerate(todo):
+        settled = min(runs[0].first_read(changed_by(graph, one)) for one in todo[number:])
+        refit(graph, runs, consumer, gone, settled)
     zero_out(graph, units, gone)
-    return done
+    return [one.weight for one in todo]
+
+
+def changed_by(graph: GraphModule, consumer: Consumer) -> Iterator[Tensor]:
+    """The stored tensors that a refit writes into."""
+    yield tensor_at(graph, consumer.weight)
+    if consumer.bias is not None:
+        yield tensor_at(graph, consumer.bias)
+    if consumer.norm is not None:
+        yield tensor_at(graph, str(norm_parts(consumer)[1].target))
 
 
 def reached(units: Units, gone: Gone) -> set[str]:
@@ -90,21 +105,21 @@ def reached(units: Units, gone: Gone) -> set[str]:
 
 
 def refit(
-    graph: GraphModule,
-    original: GraphModule,
-    consumer: Consumer,
-    gone: Gone,
-    data: Sequence[tuple[Tensor, ...]],
+    graph: GraphModule, runs: tuple[Rerun, Rerun], consumer: Consumer, gone: Gone, settled: int
 ) -> None:
     """One layer: new weights on the kept columns, and a new bias where it has a place for one."""
     ones = consumer.bias is not None or consumer.norm is not None
     halves = (Moments(ones), Moments(ones))
-    for number, inputs in enumerate(data):
-        x, y = problem(graph, original, consumer, inputs)
-        halves[number % 2].add(inputs_of(consumer, x), outputs_of(consumer, y))
-    bias = bias_of(graph, consumer)
+    stays = ~gone.at(consumer.columns[0])  # with several groups, columns leave each of them later
+    for batch in range(len(runs[0].data)):
+        x, y = problem(graph, runs, consumer, batch, settled)
+        if consumer.groups == 1:
+            x = x.index_select(-1 if consumer.kind == "linear" else 1, stays.nonzero().reshape(-1))
+        halves[batch % 2].add(inputs_of(consumer, x), outputs_of(consumer, y))
+    bias, matrix = bias_of(graph, consumer), matrix_of(graph, consumer).clone()
     for group in range(consumer.groups):
-        refit_group(graph, consumer, gone, group, (halves, bias))
+        refit_group(graph, consumer, gone, group, (halves, bias, matrix))
+    store_matrix(graph, consumer, matrix)
     store_bias(graph, consumer, bias)
 
 
@@ -113,40 +128,43 @@ def refit_group(
     consumer: Consumer,
     gone: Gone,
     group: int,
-    found: tuple[tuple[Moments, Moments], Tensor],
+    found: tuple[tuple[Moments, Moments], Tensor, Tensor],
 ) -> None:
-    """One group of a layer, in place; its part of the bias too."""
-    (halves, bias), weight = found, tensor_at(graph, consumer.weight).data
-    outputs, ones = len(weight) // consumer.groups, halves[0].ones
+    """One group of a layer: its rows of the bias and the matrix, in place."""
+    halves, bias, matrix = found
+    outputs, ones = len(matrix) // consumer.groups, halves[0].ones
     rows = slice(group * outputs, (group + 1) * outputs)
-    columns = ~gone.at(consumer.columns[group]).repeat_interleave(consumer.area(graph))
-    start = weight[rows].reshape(outputs, -1).T.double()
+    stays = ~gone.at(consumer.columns[group]).repeat_interleave(consumer.area(graph))
+    start = matrix[rows].T.double()
     if ones:
-        columns = torch.cat([columns, torch.ones(1, dtype=torch.bool)])
+        stays = torch.cat([stays, torch.ones(1, dtype=torch.bool)])
         start = torch.cat([start, bias[rows].double().unsqueeze(0)])
-    if not bool(columns.any()):
+    if not bool(stays.any()):
         return
-    new = fit(halves, group, start, columns).T.float()
+    if consumer.groups == 1:
+        start, columns = start[stays], torch.ones(int(stays.sum()), dtype=torch.bool)
+    new = fit(halves, group, start, stays if consumer.groups > 1 else columns).T.float()
+    whole = matrix.new_zeros(outputs, len(stays))
+    whole[:, stays] = new[:, stays] if consumer.groups > 1 else new
     chosen = (~gone.at(consumer.rows) & invertible(graph, consumer))[rows]
-    refitted = weight[rows].reshape(outputs, -1).clone()
-    refitted[chosen] = new[chosen, : refitted.shape[1]]
-    weight[rows] = refitted.reshape(weight[rows].shape)
+    matrix[rows] = torch.where(chosen.unsqueeze(1), whole[:, : matrix.shape[1]], matrix[rows])
     if ones:
-        bias[rows] = torch.where(chosen, new[:, -1], bias[rows])
+        bias[rows] = torch.where(chosen, whole[:, -1], bias[rows])
 
 
 def problem(
-    graph: GraphModule, original: GraphModule, consumer: Consumer, inputs: tuple[Tensor, ...]
+    graph: GraphModule, runs: tuple[Rerun, Rerun], consumer: Consumer, batch: int, settled: int
 ) -> tuple[Tensor, Tensor]:
     """The layer's input in the changed model, and the output that would be right."""
-    source = consumer.source.name
+    source, (now, original) = consumer.source.name, runs
     if consumer.meets is None:
-        now = values_at(graph, inputs, {source})
-        return now[source], values_at(original, inputs, {consumer.node.name})[consumer.node.name]
-    total, other = consumer.meets
-    now = values_at(graph, inputs, {source, other.name})
-    wanted = values_at(original, inputs, {total.name})[total.name] - now[other.name]
-    return now[source], before_norm(graph, consumer, wanted)
+        name = consumer.node.name
+        wanted = original.values(batch, {name}, settled)[name]
+        return now.values(batch, {source}, settled)[source], wanted
+    total, other = (one.name for one in consumer.meets)
+    found = now.values(batch, {source, other}, settled)
+    wanted = original.values(batch, {total}, settled)[total] - found[other]
+    return found[source], before_norm(graph, consumer, wanted)
 
 
 def before_norm(graph: GraphModule, consumer: Consumer, y: Tensor) -> Tensor:
@@ -162,7 +180,7 @@ def before_norm(graph: GraphModule, consumer: Consumer, y: Tensor) -> Tensor:
 def invertible(graph: GraphModule, consumer: Consumer) -> Tensor:
     found = affine(graph, consumer)
     if found is None or consumer.meets is None:
-        return torch.ones(len(tensor_at(graph, consumer.weight)), dtype=torch.bool)
+        return torch.ones(len(consumer.rows), dtype=torch.bool)
     return found.scale.abs() >= SMALLEST_SCALE
 
 
@@ -188,17 +206,22 @@ def held_out(original: GraphModule, data: Sequence[tuple[Tensor, ...]]) -> Held:
 
 
 def damage(graph: GraphModule, held: Held) -> float:
-    """How far the answers moved, in all outputs together; 0 for none.
+    """How far the answers of ``graph`` to the held samples moved; see ``moved``."""
+    return moved((flat_outputs(graph, inputs) for inputs in held.inputs), held)
+
+
+def moved(answers: Iterable[Sequence[Tensor]], held: Held) -> float:
+    """How far these answers are from the held ones, in all outputs together; 0 for none.
 
     For scores of classes the mean divergence KL(original || changed) of the probabilities, in nats; for other
     outputs the squared difference over the variance around the mean.
     """
     parts: dict[int, list[tuple[float, float]]] = {}
-    for inputs, wanted in zip(held.inputs, held.answers):
-        for i, (mine, theirs) in enumerate(zip(flat_outputs(graph, inputs), wanted, strict=True)):
+    for found, wanted in zip(answers, held.answers, strict=True):
+        for i, (mine, theirs) in enumerate(zip(found, wanted, strict=True)):
             if theirs.is_floating_point():
-                found = divergence(mine, theirs) if is_classes(theirs) else squared(mine, theirs)
-                parts.setdefault(i, []).append(found)
+                error = divergence(mine, theirs) if is_classes(theirs) else squared(mine, theirs)
+                parts.setdefault(i, []).append(error)
     return sum(sum(a for a, _ in part) / max(sum(b for _, b in part), 1e-12) for part in parts.values())
 
 

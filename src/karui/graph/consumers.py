@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -18,7 +18,8 @@ from karui.graph.units.classes import FIXED
 from karui.graph.units.labels import Labels
 
 aten = torch.ops.aten
-KINDS = {aten.linear: "linear", aten.conv1d: "conv", aten.conv2d: "conv"}
+KINDS = {aten.linear: "linear", aten.conv1d: "conv", aten.conv2d: "conv", aten.conv3d: "conv"}
+TRANSPOSED = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
 POSITIONS = 64  # of an image or a sequence that are looked at, evenly spaced
 
 
@@ -51,6 +52,10 @@ class Consumer:
         """Positions of the kernel."""
         return math.prod(tensor_at(graph, self.weight).shape[2:])
 
+    def width(self, graph: GraphModule) -> int:
+        """Columns of one group: what each output is a product of, without a bias."""
+        return self.columns.shape[1] * self.area(graph)
+
 
 def tensor_at(graph: GraphModule, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
@@ -59,9 +64,27 @@ def tensor_at(graph: GraphModule, path: str) -> Tensor:
     return found
 
 
+def matrix_of(graph: GraphModule, consumer: Consumer) -> Tensor:
+    """The weight as (outputs, columns of one group); shares its memory where it lies like that."""
+    weight = tensor_at(graph, consumer.weight).detach()
+    if consumer.kind != "transposed":
+        return weight.flatten(1)
+    parts = weight.reshape(consumer.groups, -1, weight.shape[1], consumer.area(graph))
+    return parts.transpose(1, 2).reshape(consumer.groups * weight.shape[1], -1)
+
+
+def store_matrix(graph: GraphModule, consumer: Consumer, matrix: Tensor) -> None:
+    """The inverse, in place."""
+    weight = tensor_at(graph, consumer.weight).data
+    if consumer.kind == "transposed":
+        parts = matrix.reshape(consumer.groups, weight.shape[1], -1, consumer.area(graph))
+        matrix = parts.transpose(1, 2)
+    weight.copy_(matrix.reshape(weight.shape))
+
+
 def stored_weights(graph: GraphModule, consumer: Consumer, *, ones: bool) -> Tensor:
     """(outputs, columns of one group) in float64, with ``ones`` the bias, or zeros, as a last column."""
-    weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
+    weight = matrix_of(graph, consumer).double()
     if not ones:
         return weight
     return torch.cat([weight, bias_of(graph, consumer).double().unsqueeze(1)], 1)
@@ -71,7 +94,7 @@ def bias_of(graph: GraphModule, consumer: Consumer) -> Tensor:
     """The layer's own bias, or zeros: a norm behind it can take one in."""
     if consumer.bias is not None:
         return tensor_at(graph, consumer.bias).detach().clone()
-    return torch.zeros(len(tensor_at(graph, consumer.weight)))
+    return torch.zeros(len(consumer.rows))
 
 
 def find_consumers(units: Units) -> list[Consumer]:
@@ -81,20 +104,19 @@ def find_consumers(units: Units) -> list[Consumer]:
 
 
 def consumer_at(units: Units, node: Node) -> Consumer | None:
-    kind = KINDS.get(packet(node)) if node.op == "call_function" else None
+    kind = kind_of(node)
     if kind is None or not stored_once(weight := node.args[1]):
         return None
     bias = argument(node, 2, "bias")
     if bias is not None and not stored_once(bias):
         return None
-    groups, padding = argument(node, 6, "groups", 1), argument(node, 4, "padding", 0)
-    if not isinstance(groups, int) or isinstance(padding, str):
+    groups = argument(node, 6, "groups", 1)
+    if not isinstance(groups, int):
         return None
-    axis = 1 if kind == "conv" else -1
+    axis = -1 if kind == "linear" else 1
     rows = classes_along(units, units.of(node), axis)
-    columns = classes_along(
-        units, *((units.of(weight), 1) if groups == 1 else (units.of(node.args[0]), axis))
-    )
+    inputs = (units.of(weight), 0 if kind == "transposed" else 1)
+    columns = classes_along(units, *(inputs if groups == 1 else (units.of(node.args[0]), axis)))
     norm = norm_after(node)
     return Consumer(
         node=node,
@@ -107,6 +129,12 @@ def consumer_at(units: Units, node: Node) -> Consumer | None:
         norm=norm,
         meets=sum_after(norm or node),
     )
+
+
+def kind_of(node: Node) -> str | None:
+    if node.op != "call_function":
+        return None
+    return "transposed" if packet(node) in TRANSPOSED else KINDS.get(packet(node))
 
 
 def stored_once(node: object) -> TypeGuard[Node]:
@@ -139,7 +167,7 @@ def sum_after(node: Node) -> tuple[Node, Node] | None:
     user = only_user(node)
     while user is not None and packet(user) in (aten.dropout, aten.clone, aten.contiguous):
         node, user = user, only_user(user)
-    if user is None or packet(user) is not aten.add or user.kwargs:
+    if user is None or packet(user) not in (aten.add, aten.add_) or user.kwargs:
         return None
     others = [arg for arg in user.args if isinstance(arg, Node) and arg is not node]
     return (user, others[0]) if len(others) == 1 and len(user.args) == 2 else None
@@ -151,7 +179,7 @@ def in_order(consumers: Collection[Consumer], graph: GraphModule) -> list[Consum
 
     def key(one: Consumer) -> tuple[int, int, int]:
         end = one.meets[0] if one.meets else one.node
-        return place[end], tensor_at(graph, one.weight)[0].numel(), place[one.node]
+        return place[end], one.width(graph), place[one.node]
 
     return sorted(consumers, key=key)
 
@@ -178,52 +206,78 @@ def outputs_of(consumer: Consumer, y: Tensor) -> Tensor:
 
 
 def rows_in(node: Node, x: Tensor) -> Tensor:
-    """(groups, rows, columns of one group) of a layer of ``KINDS``."""
+    """(groups, rows, columns of one group) of a layer of ``KINDS`` or ``TRANSPOSED``."""
     if packet(node) is aten.linear:
-        return thinned(x.reshape(len(x), -1, x.shape[-1])).reshape(1, -1, x.shape[-1])
-    named = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-    stride, padding, dilation = (argument(node, *one) for one in named)
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        return rows[:, positions(node, rows.shape[1])].reshape(1, -1, x.shape[-1])
+    seen, groups = windows(node, x), argument(node, 6, "groups", 1)
+    sizes = seen.shape[2 : x.ndim]
+    places = torch.unravel_index(positions(node, math.prod(sizes)), sizes)
+    rows = seen[(slice(None), slice(None), *places)].movedim(2, 1)
+    return rows.reshape(rows.shape[0] * rows.shape[1], groups, -1).transpose(0, 1)
+
+
+def windows(node: Node, x: Tensor) -> Tensor:
+    """(samples, channels, *positions of the output, *kernel): what each output is computed from, as a view.
+
+    A transposed convolution is one that goes, with its kernel turned round, in single steps over an image
+    with zeros between its pixels.
+    """
     weight: Any = node.args[1]
-    kernel: Any = list(weight.meta["val"].shape[2:])
-    if isinstance(padding, str):
-        x, padding = padded(x, kernel, dilation, padding), 0
-    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
-    if x.ndim == 3:
-        x, kernel = x.unsqueeze(2), [1, *kernel]
-        stride, padding, dilation = ((a, b[-1]) for a, b in ((1, stride), (0, padding), (1, dilation)))
-    parts = functional.unfold(x, kernel, dilation, padding, stride)
-    rows, groups = thinned(parts.transpose(1, 2)), argument(node, 6, "groups", 1)
-    return rows.reshape(-1, groups, rows.shape[-1] // groups).transpose(0, 1)
+    kernel, count = list(weight.meta["val"].shape[2:]), x.ndim - 2
+    transposed, padding = packet(node) in TRANSPOSED, argument(node, 4, "padding", 0)
+    stride = each(argument(node, 3, "stride", 1), count)
+    dilation = each(argument(node, 7 if transposed else 5, "dilation", 1), count)
+    if transposed:
+        reach = [step * (size - 1) for step, size in zip(dilation, kernel)]
+        more = each(argument(node, 5, "output_padding", 0), count)
+        ends = [(r - p, r - p + m) for r, p, m in zip(reach, each(padding, count), more)]
+        x, stride = spaced(x, stride), [1] * count
+    elif isinstance(padding, str):
+        ends = same(kernel, dilation, padding)
+    else:
+        ends = [(p, p) for p in each(padding, count)]
+    x = functional.pad(x, [end for pair in reversed(ends) for end in pair])
+    for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation), 2):
+        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
+    return x.flip(list(range(2 + count, 2 + 2 * count))) if transposed else x
 
 
-def padded(x: Tensor, kernel: list[int], dilation: Any, padding: str) -> Tensor:
-    """``x`` with the zeros that ``same`` stands for; where their number is odd there is one more behind."""
-    if padding == "valid":
-        return x
-    steps = [dilation] * len(kernel) if isinstance(dilation, int) else list(dilation) * len(kernel)
-    widths = [step * (size - 1) for step, size in zip(steps, kernel)]
-    return functional.pad(x, [end for w in reversed(widths) for end in (w // 2, w - w // 2)])
+def spaced(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """With zeros between the pixels."""
+    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], stride)]
+    found = x.new_zeros(*x.shape[:2], *sizes)
+    found[(slice(None), slice(None), *(slice(None, None, step) for step in stride))] = x
+    return found
 
 
-def pair(value: Any) -> tuple[int, int]:
+def same(kernel: Sequence[int], dilation: Sequence[int], padding: str) -> list[tuple[int, int]]:
+    """The zeros that ``same`` stands for; where their number is odd there is one more behind."""
+    widths = [step * (size - 1) if padding == "same" else 0 for step, size in zip(dilation, kernel)]
+    return [(width // 2, width - width // 2) for width in widths]
+
+
+def each(value: Any, count: int) -> list[int]:
+    """One number for all axes, or one for each."""
     sizes = [value] if isinstance(value, int) else list(value)
-    return (sizes[0], sizes[-1])
+    return sizes * count if len(sizes) == 1 else sizes
 
 
 def rows_out(node: Node, y: Tensor) -> Tensor:
     """(groups, rows, outputs of one group), in the order of ``rows_in``."""
-    if packet(node) is aten.linear:
-        return thinned(y.reshape(len(y), -1, y.shape[-1])).reshape(1, -1, y.shape[-1])
-    rows, groups = thinned(y.reshape(len(y), y.shape[1], -1).transpose(1, 2)), argument(node, 6, "groups", 1)
-    return rows.reshape(-1, groups, y.shape[1] // groups).transpose(0, 1)
+    linear = packet(node) is aten.linear
+    rows = y.reshape(len(y), -1, y.shape[-1]) if linear else y.flatten(2).transpose(1, 2)
+    rows, groups = rows[:, positions(node, rows.shape[1])], 1 if linear else argument(node, 6, "groups", 1)
+    return rows.reshape(rows.shape[0] * rows.shape[1], groups, -1).transpose(0, 1)
 
 
-def thinned(rows: Tensor) -> Tensor:
-    """(samples, positions, n): at most ``POSITIONS`` positions of each sample."""
-    count = rows.shape[1]
+def positions(node: Node, count: int) -> Tensor:
+    """At most ``POSITIONS`` of an output's, evenly spaced; by chance where neighbours are made by other weights."""
     if count <= POSITIONS:
-        return rows
-    return rows[:, torch.linspace(0, count - 1, POSITIONS).round().long()]
+        return torch.arange(count)
+    if packet(node) in TRANSPOSED:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(count))[:POSITIONS].sort().values
+    return torch.linspace(0, count - 1, POSITIONS).round().long()
 
 
 def batches(arrays: Mapping[str, Any], size: int, limit: int) -> Iterator[tuple[Tensor, ...]]:

@@ -184,31 +184,3 @@ def cross_loss(one: Moments, other: Moments, group: int, how: tuple[Tensor, Tens
     assert one.targets is not None and other.targets is not None
     weights = solve(one.H[group], one.targets[group], *how)
     return loss(other.H[group], other.targets[group], weights)
-
-
-@dataclass
-class Elimination:
-    """Blocks of columns leave W (outputs, n) one after the other; each time those that stay take over."""
-
-    weights: Tensor
-    inverse: Tensor
-    scale: float
-
-    def cost(self, columns: Tensor) -> float:
-        """Of removing these columns next, as a share of the layer's output energy."""
-        part = self.weights[:, columns]
-        block = self.inverse[columns.unsqueeze(1), columns]
-        return float((part * torch.linalg.solve(block, part.T).T).sum()) / self.scale
-
-    def remove(self, columns: Tensor) -> None:
-        rows = self.inverse[columns]
-        taken = torch.linalg.solve(rows[:, columns], rows)
-        self.weights -= self.weights[:, columns] @ taken
-        self.weights[:, columns] = 0.0
-        self.inverse.addmm_(rows.T, taken, alpha=-1)
-
-
-def elimination(weights: Tensor, H: Tensor) -> Elimination:
-    """weights: (outputs, n)."""
-    scale = float((weights @ H * weights).sum())
-    return Elimination(weights.clone(), inverse(H), max(scale, 1e-12))

@@ -1,8 +1,6 @@
 """How much each unit matters: norms of its weights, gradients, norm scales, or what its removal would cost.
 
-Scores are comparable within a group; smaller goes first. ``obs`` asks what the layers that read the unit
-would lose after the other units have taken over, from second moments of their inputs (graph/gram); all
-readers count.
+Scores are comparable within a group; smaller goes first. What a removal would cost is in graph/obs.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from karui.graph.consumers import Consumer, find_consumers, inputs_of, stored_weights, tensor_at, values_at
-from karui.graph.gram import Elimination, Moments, elimination
+from karui.graph.consumers import Consumer, find_consumers, inputs_of, tensor_at, values_at
+from karui.graph.gram import Moments
 from karui.graph.program import flat
 from karui.graph.trace import packet
 from karui.graph.units import Units
@@ -23,7 +21,6 @@ from karui.graph.units.groups import Group
 from karui.graph.units.labels import Labels, varying
 
 aten = torch.ops.aten
-STEP = 0.03  # share of the units left that is eliminated before costs are looked at again
 MEMORY_BYTES = 1 << 29  # of second moments held at a time
 
 
@@ -35,9 +32,15 @@ class Statistics:
     moments: Mapping[str, Moments]
 
 
-def collect(units: Units, graph: GraphModule, data: Sequence[tuple[Tensor, ...]]) -> Statistics:
-    """One streaming pass, or several where the moments of all layers together would take too much memory."""
-    consumers = find_consumers(units)
+def collect(
+    units: Units, graph: GraphModule, groups: Collection[Group], data: Sequence[tuple[Tensor, ...]]
+) -> Statistics:
+    """Of the layers that read units of ``groups``.
+
+    One streaming pass, or several where the moments of all layers together would take too much memory.
+    """
+    members = frozenset().union(*(group.members for group in groups))
+    consumers = readers_of(members, find_consumers(units))
     moments = {one.weight: Moments(one.bias is not None or one.norm is not None) for one in consumers}
     for part in portions(consumers, graph):
         names = {one.source.name for one in part}
@@ -52,7 +55,7 @@ def portions(consumers: Sequence[Consumer], graph: GraphModule) -> list[list[Con
     parts: list[list[Consumer]] = [[]]
     used = 0
     for one in consumers:
-        width = tensor_at(graph, one.weight)[0].numel() + 1
+        width = one.width(graph) + 1
         size = 8 * one.groups * width**2
         if parts[-1] and used + size > MEMORY_BYTES:
             parts.append([])
@@ -73,82 +76,10 @@ def by_unit(group: Group, table: Mapping[int, float]) -> dict[int, float]:
     return {unit: sum(table.get(part, 0.0) for part in group.parts(unit)) for unit in group.units}
 
 
-def obs_order(graph: GraphModule, group: Group, found: Statistics, limit: int) -> list[int]:
-    """The units of a group in the order in which greedy elimination removes them.
-
-    Costs are shares of the output energy of the layers that read the units, summed over these layers.
-    Only the first ``limit`` are looked for one after the other.
-    """
-    readers = readers_of(group, found.consumers)
-    states = [(one, eliminate_from(one, graph, found)) for one in readers if one.groups == 1]
-    extra = [by_unit(group, wanda(one, graph, found)) for one in readers if one.groups > 1]
-    columns = {
-        (unit, i): columns_of(one, graph, group.parts(unit))
-        for unit in group.units
-        for i, (one, _) in enumerate(states)
-    }
-
-    def cost(unit: int) -> float:
-        spent = sum(
-            state.cost(columns[unit, i]) for i, (_, state) in enumerate(states) if len(columns[unit, i])
-        )
-        return spent + sum(table[unit] for table in extra)
-
-    left = list(group.units)
-    order: list[int] = []
-    while left:
-        ranked = sorted(left, key=cost)
-        step = ranked[: max(1, round(STEP * len(left)))] if len(order) < limit else ranked
-        order += step
-        left = [unit for unit in left if unit not in step]
-        for i, (_, state) in enumerate(states):
-            going = torch.cat([columns[unit, i] for unit in step])
-            if len(going) and left:
-                state.remove(going)
-    return order
-
-
-def obs_scores(
-    units: Units,
-    graph: GraphModule,
-    group: Group,
-    found: Statistics,
-    data: Sequence[tuple[Tensor, ...]],
-    limit: int,
-) -> Mapping[int, float]:
-    """The place of each unit in ``obs_order``; energies or norms where no layer reads the units."""
-    if not readers_of(group, found.consumers):
-        shared = energies(units, graph, group, data)
-        return shared if any(shared.values()) else norms(units, graph, group, 2.0, 0)
-    order = obs_order(graph, group, found, limit)
-    return {unit: float(place) for place, unit in enumerate(order)}
-
-
-def eliminate_from(consumer: Consumer, graph: GraphModule, found: Statistics) -> Elimination:
-    moments = found.moments[consumer.weight]
-    return elimination(stored_weights(graph, consumer, ones=moments.ones), moments.H[0])
-
-
-def wanda(consumer: Consumer, graph: GraphModule, found: Statistics) -> dict[int, float]:
-    """For grouped layers: the energy each unit brings in, w^2 E[x^2] (Sun et al. 2023, arXiv:2306.11695)."""
-    weight = tensor_at(graph, consumer.weight).detach().double().flatten(1)
-    per = len(weight) // consumer.groups
-    H = found.moments[consumer.weight].H
-    energy: dict[int, float] = {}
-    for group in range(consumer.groups):
-        part = (
-            weight[group * per : (group + 1) * per].square().sum(0) * H[group].diagonal()[: weight.shape[1]]
-        )
-        labels = consumer.columns[group].repeat_interleave(consumer.area(graph)).tolist()
-        for label, value in zip(labels, part.tolist()):
-            energy[label] = energy.get(label, 0.0) + value
-    scale = max(sum(energy.values()), 1e-12)
-    return {label: value / scale for label, value in energy.items()}
-
-
-def readers_of(group: Group, consumers: Iterable[Consumer]) -> list[Consumer]:
-    members = torch.tensor(sorted(group.members))
-    return [one for one in consumers if bool(torch.isin(one.columns, members).any())]
+def readers_of(members: Collection[int], consumers: Iterable[Consumer]) -> list[Consumer]:
+    """The layers with inputs that belong to these units."""
+    known = torch.tensor(sorted(members))
+    return [one for one in consumers if bool(torch.isin(one.columns, known).any())]
 
 
 def norms(units: Units, graph: GraphModule, group: Group, p: float, dim: int) -> dict[int, float]:

@@ -40,6 +40,8 @@ class Observed(Interpreter):
 
 def reestimate(graph: GraphModule, data: Sequence[tuple[Tensor, ...]], held: Held) -> bool:
     """Keep new statistics if they bring the answers on ``held`` closer to the original's; True if so."""
+    if not any(packet(node) is aten.batch_norm for node in graph.graph.nodes):
+        return False
     before = damage(graph, held)
     kept = put_in(graph, observed(graph, data))
     if kept and damage(graph, held) < before:

@@ -33,11 +33,12 @@ from karui.graph.importance import (
     collect,
     norm_scales,
     norms,
-    obs_scores,
     taylor,
 )
 from karui.graph.latency import Search, levels, structure, widths
+from karui.graph.obs import obs_scores
 from karui.graph.renorm import reestimate
+from karui.graph.rerun import Rerun
 from karui.graph.select import Ranked, Selection, allowed_counts, at_random, named_units, nearest
 from karui.graph.trace import Trace, trace, twin_of
 from karui.graph.units import Units, find_units
@@ -203,7 +204,7 @@ class Pruning:
             raise UsageError(
                 "prune_channels needs calibration data", fix="give calibrate=..., or importance=ln"
             )
-        return collect(self.units, self.trace.graph, self.data)
+        return collect(self.units, self.trace.graph, self.offered, self.data)
 
     @property
     def ratio(self) -> float:
@@ -264,7 +265,8 @@ class Pruning:
         assert found is not None
         if self.timed:
             allowed = {one.group.name: levels(one, options.multiple_of) for one in ranked}
-        curves = [self.curve(one, allowed[one.group.name], found) for one in ranked]
+        runs = Rerun(self.trace.graph, self.held.inputs)
+        curves = [self.curve(one, allowed[one.group.name], found, runs) for one in ranked]
         if self.timed:
             return self.fast_enough(ranked, curves, part)
         kept = options.macs or options.parameters or 1 - self.ratio
@@ -320,10 +322,10 @@ class Pruning:
         lost = [0, *accumulate(len(bundle & units) for bundle in one.bundles)]
         return min(range(len(lost)), key=lambda count: (abs(lost[count] - wanted), count))
 
-    def curve(self, one: Ranked, allowed: Sequence[int], found: Statistics) -> Curve:
+    def curve(self, one: Ranked, allowed: Sequence[int], found: Statistics, runs: Rerun) -> Curve:
         tried = {nearest(allowed, share * len(one.bundles)) for share in SHARES} | {0, max(allowed)}
         with torch.no_grad():
-            measured = curve(self.units, one.group, one.bundles, sorted(tried), found, self.held)
+            measured = curve(self.units, one.group, one.bundles, sorted(tried), found, runs, self.held)
         self.sensitivity.setdefault(one.group.name, drawn(measured, len(one.bundles)))
         return between(measured, allowed)
 

@@ -23,8 +23,10 @@ class Removal:
     classes: Classes
     kept: set[int] = field(default_factory=set)
     tables: list[list[list[int]]] = field(init=False)
+    members: list[list[frozenset[int] | None]] = field(init=False)  # of a row, where each stands there once
     bonds: Bonds = field(init=False)
     rows_of: dict[int, dict[int, list[int]]] = field(init=False)
+    alike: dict[int, int] = field(init=False)  # classes with one number stand in the same rows
 
     def __post_init__(self) -> None:
         find, seen = self.classes.find, {}
@@ -33,12 +35,19 @@ class Removal:
             if len(rows) > 1:
                 seen[tuple(map(tuple, rows))] = rows
         self.tables = list(seen.values())
+        self.members = [
+            [sole if len(sole := frozenset(row)) == len(row) else None for row in rows] for rows in self.tables
+        ]
         self.bonds = bonds(self.classes)
         self.rows_of = {}  # where a class stands, by table
         for number, rows in enumerate(self.tables):
             for place, row in enumerate(rows):
                 for label in row:
                     self.rows_of.setdefault(label, {}).setdefault(number, []).append(place)
+        numbers: dict[str, int] = {}
+        self.alike = {
+            label: numbers.setdefault(repr(found), len(numbers)) for label, found in self.rows_of.items()
+        }
 
     def may_go(self, label: int) -> bool:
         return label != FIXED and label not in self.kept and label not in self.classes.frozen
@@ -86,12 +95,26 @@ class Removal:
         self, times: Mapping[int, int], wanted: int, away: Away, added: set[int], cost: Mapping[int, float]
     ) -> int | None:
         """Of a row, in which a class may stand several times: rather none that is more than ``wanted``."""
-        free = [label for label in times if label not in away and label not in added and self.may_go(label)]
-        return min(
-            free,
-            key=lambda label: (times[label] > wanted, -away.helped(label), cost.get(label, 0.0)),
-            default=None,
-        )
+        helped: dict[int, int] = {}
+
+        def price(label: int) -> tuple[bool, int, float]:
+            kind = self.alike[label]
+            if kind not in helped:
+                helped[kind] = away.helped(label)
+            return times[label] > wanted, -helped[kind], cost.get(label, 0.0)
+
+        gone, leaves, kept, frozen = away.gone, away.leaves, self.kept, self.classes.frozen
+        free = [
+            label
+            for label in times
+            if label not in gone  # one by one: this is asked millions of times
+            and label not in leaves
+            and label not in added
+            and label not in kept
+            and label not in frozen
+            and label != FIXED
+        ]
+        return min(free, key=price, default=None)
 
 
 @dataclass
@@ -109,9 +132,17 @@ class Away:
 
     def counts(self, number: int) -> list[int]:
         if number not in self.known:
-            self.known[number] = [sum(map(self.__contains__, row)) for row in self.removal.tables[number]]
+            members = self.removal.members[number]
+            self.known[number] = [
+                sum(map(self.__contains__, row)) if sole is None else self.among(sole)
+                for row, sole in zip(self.removal.tables[number], members)
+            ]
             self.compare(number)
         return self.known[number]
+
+    def among(self, sole: frozenset[int]) -> int:
+        """How many of a row's classes, each of which stands there once."""
+        return len(sole & self.gone) + len((sole & self.leaves) - self.gone)
 
     def compare(self, number: int) -> None:
         most = max(self.known[number])

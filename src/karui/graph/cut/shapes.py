@@ -139,5 +139,6 @@ def zero_out(graph: GraphModule, units: Units, gone: Gone) -> None:
     for path, labels in units.weights.items():
         tensor = operator.attrgetter(path)(graph)
         if tensor.is_floating_point():
-            for plane in labels.planes:
-                tensor.data.masked_fill_(gone.at(plane), 0.0)
+            for mask in map(gone.at, labels.planes):
+                if bool(mask.any()):
+                    tensor.data.masked_fill_(mask, 0.0)
