@@ -49,7 +49,7 @@ class InPlace(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(8))
 
     def forward(self, x):
         kept = x
@@ -67,7 +67,7 @@ def test_a_pass_that_goes_on_midway_ends_as_one_from_the_start(most_bytes):
     net, data = InPlace().eval(), [(torch.randn(4, 6),), (torch.randn(3, 6),)]
     graph = trace(net, *signature_of(net, data[0][0], 2)).graph
     runs, whole = Rerun(graph, data, most_bytes), twin_of(graph)
-    paths = [f"model.layers.{i}.weight" for i in range(4)]
+    paths = [f"model.layers.{i}.weight" for i in range(8)]
     for path in paths:
         settled = runs.first_read([graph.get_parameter(path)])
         for again in range(2):

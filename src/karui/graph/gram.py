@@ -168,14 +168,15 @@ def factored(H: Tensor, amount: Tensor) -> Tensor:
     Inputs that hardly vary leave nothing in H but the rounding of float32, which need not be positive: then
     the amount grows until it is.
     """
-    even, eye = (H + H.T) / 2, torch.eye(len(H), dtype=H.dtype)
     factor: Tensor
     for _ in range(TRIES):
-        factor, failed = torch.linalg.cholesky_ex(even + amount * eye)
+        lifted = H.clone()  # only its lower half is looked at
+        lifted.diagonal().add_(amount)
+        factor, failed = torch.linalg.cholesky_ex(lifted)
         if not failed:
             return factor
         amount = 10 * amount
-    factor = torch.linalg.cholesky(even)  # what is not finite fails here, with its reason
+    factor = torch.linalg.cholesky(H)  # what is not finite fails here, with its reason
     return factor
 
 

@@ -77,17 +77,20 @@ class Elimination:
     """A layer from which units leave one after the other; each time those that stay take over.
 
     The inverse of H without the columns S is H^-1 - V'V with V = L^-1 H^-1_S and LL' = H^-1_SS: what is kept
-    of it are the blocks of the units, and V in place of the rows that are no longer needed.
+    of it are the blocks of the units. V grows in the first rows of ``inverse``, in place of those of H^-1 that
+    are no longer needed.
 
-    weights: (outputs, n). scale: the layer's output energy. columns: of each unit that is there. gone: columns
-    that have left.
+    weights: (outputs, n). scale: the layer's output energy. columns: of each unit that is there. order: the
+    column whose row stands in each row of ``inverse``; row: the inverse. gone: columns that have left.
     """
 
     weights: Tensor
     inverse: Tensor
     scale: float
     columns: dict[int, Tensor]
-    gone: Tensor
+    order: Tensor
+    row: Tensor
+    gone: int = 0
     blocks: list[Blocks] = field(default_factory=list)
 
     def add_costs(self, costs: Tensor) -> None:
@@ -100,22 +103,27 @@ class Elimination:
 
     def remove(self, numbers: Tensor) -> None:
         leave = [self.columns.pop(number) for number in numbers.tolist() if number in self.columns]
-        going = torch.cat([self.gone[:0], *leave]).unique()
-        if len(going):
+        if leave:
+            going = torch.cat(leave).unique()
             new = self.eliminate(going)
             self.blocks = [shrunk for one in self.blocks if len((shrunk := without(one, numbers, new)).numbers)]
             self.drop_shared(going)
 
     def eliminate(self, going: Tensor) -> Tensor:
         """Gives the new rows of V."""
-        known = self.inverse[self.gone]
-        rows = self.inverse[going].addmm_(known[:, going].T, known, alpha=-1)
+        known, end = self.inverse[: self.gone], self.gone + len(going)
+        rows = self.inverse[self.row[going]].addmm_(known[:, going].T, known, alpha=-1)
         factor = torch.linalg.cholesky(rows[:, going])
         new = torch.linalg.solve_triangular(factor, rows, upper=False)
         taken = torch.linalg.solve_triangular(factor, self.weights[:, going].T, upper=False)
         self.weights.addmm_(taken.T, new, alpha=-1)
-        self.inverse[going] = new
-        self.gone = torch.cat([self.gone, going])
+        moved, free = self.order[self.gone : end], self.row[going]
+        moved, free = moved[~torch.isin(moved, going)], free[free >= end]
+        self.inverse[free] = self.inverse[self.row[moved]]
+        self.order[free], self.row[moved] = moved, free
+        self.inverse[self.gone : end], self.order[self.gone : end] = new, going
+        self.row[going] = torch.arange(self.gone, end)
+        self.gone = end
         return new
 
     def drop_shared(self, going: Tensor) -> None:
@@ -129,10 +137,10 @@ class Elimination:
         widths: dict[int, list[int]] = {}
         for number, one in self.columns.items():
             widths.setdefault(len(one), []).append(number)
-        known, found = self.inverse[self.gone], []
+        known, found = self.inverse[: self.gone], []
         for numbers in widths.values():
             columns = torch.stack([self.columns[number] for number in numbers])
-            squares = self.inverse[columns.unsqueeze(2), columns.unsqueeze(1)]
+            squares = self.inverse[self.row[columns].unsqueeze(2), columns.unsqueeze(1)]
             found.append(Blocks(torch.tensor(numbers), columns, squares - products(known, columns)))
         return found
 
@@ -162,7 +170,7 @@ def elimination(consumer: Consumer, graph: GraphModule, found: Statistics, group
         if not places.keys().isdisjoint(group.parts(unit))
     }
     scale = max(float((weights @ H * weights).sum()), 1e-12)
-    made = Elimination(weights.clone(), inverse(H), scale, columns, torch.empty(0, dtype=torch.int64))
+    made = Elimination(weights.clone(), inverse(H), scale, columns, torch.arange(len(H)), torch.arange(len(H)))
     made.blocks = made.blocks_of()
     return made
 
