@@ -167,13 +167,19 @@ def steps_of(what: Any) -> list[techniques.Technique]:
 
 
 def prune(
-    task: Task, technique: str | Named | techniques.Technique = "prune_channels", *, consume: bool = False
+    task: Task,
+    technique: str | Named | techniques.Technique = "prune_channels",
+    *,
+    consume: bool = False,
+    checkpoints: Path | str | None = None,
 ) -> Pruned:
     """One pruning technique alone, on the task's model with its calibration data.
 
     The score before and after is taken on ``select`` where that is given, else ``facts["score"]`` is None.
     consume: the task's own model is pruned in place, part by part, in little more memory than it takes
         itself; it is of no further use but as the result's ``model``. Otherwise it stays as it was.
+    checkpoints: a folder for what is measured of each layer: a call that was killed goes on when it is made
+        again, and another goal for the same model begins there.
 
     ``.save(folder)`` keeps the result, ``karui.load_pruned(folder, net)`` opens it again. Raises KaruiError
     when there is nothing that can go.
@@ -181,9 +187,10 @@ def prune(
     steps = steps_of(technique)
     if len(steps) > 1:
         raise UsageError("prune takes one technique", fix="karui.apply takes several steps")
+    folder = Path(checkpoints) if checkpoints else None
     if steps[0].ZEROES and not consume:
-        return alone.train(task, steps)
-    return alone.prune(task, steps[0], consume=consume)
+        return alone.train(task, steps, folder)
+    return alone.prune(task, steps[0], folder, consume=consume)
 
 
 def finetune(

@@ -17,7 +17,7 @@ from typing import Any
 from karui.errors import UsageError
 from karui.numerics import Numerics, parse_numerics
 
-WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.*/-]*")
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.*/-]*|[0-9]+(?:\.[0-9]+)?[A-Za-z]+")  # also 200kB
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 CONSTANTS = {"true": True, "false": False, "none": None}
 Options = tuple[tuple[str, Any], ...]

@@ -13,8 +13,8 @@ from karui.graph.allocate import Curve
 from karui.graph.call import signature_of
 from karui.graph.cut.removal import Removal
 from karui.graph.cut.shapes import gone_of
-from karui.graph.latency import Search, left, levels, structure, widths
-from karui.graph.select import Selection, at_random
+from karui.graph.latency import TIMED_LEVELS, Search, left, structure, widths
+from karui.graph.select import Selection, at_random, levels
 from karui.graph.trace import trace
 from karui.graph.units import find_units
 from karui.graph.units.groups import find_groups
@@ -62,7 +62,7 @@ class Runtime:
         """Damage that grows with the square of the share that is removed."""
         found = []
         for number, one in enumerate(self.ranked, 1):
-            counts = levels(one, 1)
+            counts = levels(one, 1, TIMED_LEVELS)
             errors = tuple(number * (count / len(one.bundles)) ** 2 for count in counts)
             found.append(Curve(one.group, one.bundles, tuple(counts), errors))
         return found
@@ -126,7 +126,7 @@ def test_probes_that_fail_are_done_without():
 
 def test_levels_are_few_and_end_at_both_ends():
     for one in Runtime().ranked:
-        counts = levels(one, 1)
+        counts = levels(one, 1, TIMED_LEVELS)
         assert counts[0] == 0
         assert len(counts) <= 17
         assert left(one, counts[-1]) <= 4

@@ -109,6 +109,29 @@ def test_a_goal_is_reached(model, data, goal, share):
     assert after > 0.6 * share * before
 
 
+@pytest.mark.gate
+@pytest.mark.parametrize(("size", "share"), [("0.5", 0.5), ("12kB", None), ("9000", None)])
+def test_a_size_is_reached_as_a_share_or_in_bytes(model, data, size, share):
+    whole = karui.size_bytes(model)
+    found = karui.size_bytes(prune(model, data, f"size={size}").model)
+    limit = share * whole if share else {"12kB": 12_000, "9000": 9_000}[size]
+    assert 0.8 * limit < found <= limit
+
+
+def test_a_size_that_cannot_be_reached_is_refused_and_so_is_one_that_there_is(model, data):
+    with pytest.raises(Unsupported, match=r"no widths were found that take 0.1 kB") as error:
+        prune(model, data, "size=100")
+    assert "stay when all went that may go" in error.value.why
+    with pytest.raises(Unsupported, match="within 1,000.0 kB already"):
+        prune(model, data, "size=1MB")
+
+
+def test_a_share_that_cannot_be_reached_goes_as_far_as_it_can_and_says_so(model, data):
+    found = prune(model, data, "macs=0.001")
+    assert "0.1% were asked" in found.skipped["the goal macs"]
+    assert widths(found.model) == [1, 1, 1]
+
+
 def test_the_macs_told_are_those_that_torch_counts(model, data):
     from karui.graph.inspect import macs
 
@@ -169,6 +192,10 @@ def test_chance_is_the_seeds(model, data):
         ("ratio=0.5,macs=0.5", "several goals"),
         ("ratio=1.5", "between 0 and 1"),
         ("macs=0", "between 0 and 1"),
+        ("size=0", "share between 0 and 1, or bytes"),
+        ("size=1.5", "share between 0 and 1, or bytes"),
+        ("size=20fish", "20fish"),
+        ("size=0.5,latency=0.5", "several goals: size, latency"),
         ("norm=0.5", "at least 1"),
         ("multiple_of=0", "at least 1"),
         ('protect=["nowhere"]', "no layer 'nowhere'"),
@@ -291,6 +318,52 @@ def test_a_latency_that_there_is_already_is_no_work(model, data):
 def test_a_latency_goal_without_a_runtime_is_refused(model, data):
     with pytest.raises(UsageError, match="no runtime to time on"):
         prune(model, data, "latency=0.5")
+
+
+class Killed(Exception):
+    """In the middle of a measurement."""
+
+
+@pytest.mark.gate
+def test_what_was_measured_before_a_kill_is_not_measured_again(model, data, tmp_path, monkeypatch):
+    from karui.graph import sensitivity
+
+    measured, real = [], sensitivity.curve
+
+    def counted(*args):
+        measured.append(args[1].name)
+        if len(measured) == stop:
+            raise Killed
+        return real(*args)
+
+    monkeypatch.setattr(sensitivity, "curve", counted)
+
+    def run(folder, share=0.5):
+        task = karui.Task(model, inputs=torch.from_numpy(data[:4]), calibrate=[torch.from_numpy(data)])
+        return karui.prune(task, f"prune_channels:macs={share}", checkpoints=folder)
+
+    stop = 0
+    whole = run(None)
+    groups, measured[:] = len(measured), []
+    stop = groups
+    with pytest.raises(Killed):
+        run(tmp_path / "known")
+    with (tmp_path / "known" / "sensitivity.jsonl").open("a") as file:
+        file.write('{"half a li')
+    stop, measured[:] = 0, []
+    again = run(tmp_path / "known")
+    assert len(measured) == 1 < groups
+    assert state_digest(again.model) == state_digest(whole.model)
+    assert again.facts["kept"] == whole.facts["kept"]
+    other = run(tmp_path / "known", 0.75)
+    assert len(measured) == 1  # another goal, nothing to measure
+    assert other.facts["macs"][1] > again.facts["macs"][1]
+    with torch.no_grad():
+        changed = copy.deepcopy(model)
+        changed.conv1.weight[0, 0, 0, 0] += 1
+    task = karui.Task(changed, inputs=torch.from_numpy(data[:4]), calibrate=[torch.from_numpy(data)])
+    karui.prune(task, "prune_channels:macs=0.5", checkpoints=tmp_path / "known")
+    assert len(measured) == 1 + groups  # other weights are another model
 
 
 class Attention(nn.Module):

@@ -25,7 +25,7 @@ from karui.errors import UsageError
 if TYPE_CHECKING:
     from karui.recipe import Named
 
-GOALS = ("ratio", "macs", "parameters", "sparsity")
+GOALS = ("ratio", "macs", "parameters", "size", "sparsity")
 OF_WEIGHTS = ("sparsity", "pattern")  # options of prune_weights; the others are of prune_channels
 
 
@@ -36,6 +36,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--ratio", type=float, metavar="0.5", help="share of each layer's units that goes")
     goal.add_argument("--macs", type=float, metavar="0.5", help="share of multiply-accumulates that stays")
     goal.add_argument("--parameters", type=float, metavar="0.5", help="share of parameters that stays")
+    goal.add_argument("--size", metavar="0.5|200kB", help="share of the bytes that stays, or bytes")
     goal.add_argument("--sparsity", type=float, metavar="0.9", help="share of weights that becomes zero")
     parser.add_argument("--pattern", metavar="2:4", help="of zeros: any, 2:4, 4x1, kernel, row or column")
     parser.add_argument(
@@ -45,6 +46,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any option of prune_channels, or of prune_weights, as in recipes (repeatable)",
     )
+    parser.add_argument(
+        "--consume",
+        action="store_true",
+        help="channels: part by part in place, in little more memory than the model takes",
+    )
+    parser.add_argument("--checkpoints", type=Path, help="folder to go on from when it was killed")
     parser.add_argument("--out", type=Path, help="new folder (default: a new one under karui-pruned)")
     declare_json(parser)
 
@@ -59,7 +66,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{folder} is there already", fix="name a new folder")
     with prints_aside(args.json):
         task = find_task(args.task, {**vars(args), "inputs": example_inputs(args.inputs)})
-        pruned = prune(task, technique_of(args))
+        technique = technique_of(args)
+        if args.consume and technique.name != "prune_channels":
+            raise UsageError(
+                "--consume is for channels", why="zeros change nothing's size", fix="leave it out"
+            )
+        pruned = prune(task, technique, consume=args.consume, checkpoints=args.checkpoints)
     pruned.save(folder)
     show(pruned.manifest.recipe, folder, pruned.facts, as_json=args.json)
     return 0
@@ -67,9 +79,11 @@ def run(args: argparse.Namespace) -> int:
 
 def technique_of(args: argparse.Namespace) -> Named:
     """Raises UsageError for a goal of channels together with a pattern of zeros."""
-    from karui.recipe import Named, parse_option
+    from karui.recipe import Named, parse_option, parse_value
 
-    given = [(name, getattr(args, name)) for name in (*GOALS, "pattern") if getattr(args, name) is not None]
+    found = {name: getattr(args, name) for name in (*GOALS, "pattern")}
+    found["size"] = None if args.size is None else parse_value(args.size)
+    given = [(name, value) for name, value in found.items() if value is not None]
     weights = any(name in OF_WEIGHTS for name, _ in given)
     if weights and (other := [name for name, _ in given if name not in OF_WEIGHTS]):
         fix = f"leave out --pattern, or --{other[0]}"

@@ -9,7 +9,7 @@ labels are needed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.fx import GraphModule
 
 from karui.graph.compensate import Held, moved
 from karui.graph.consumers import Consumer, store_matrix, stored_weights, tensor_at
+from karui.graph.costs import Cost, Floats
 from karui.graph.cut.partial import over_what_stays
 from karui.graph.cut.shapes import Gone, gone_of, zero_out
 from karui.graph.gram import solve
@@ -52,13 +53,13 @@ def curve(
     bundles: Sequence[frozenset[int]],
     counts: Sequence[int],
     found: Statistics,
-    runs: Rerun,
-    held: Held,
+    on: tuple[Rerun, Held],
 ) -> Curve:
     """Measure what removing the first 0, ... of ``bundles`` does, each of ``counts`` by itself.
 
-    runs: of the graph, on the held samples.
+    on: runs of the graph on the held samples, and the answers that are wanted.
     """
+    runs, held = on
     graph, errors = units.trace.graph, [0.0]
     readers = readers_of(group.members, found.consumers)
     before = changing(units, readers, gone_of(units.roots, set().union(*bundles)))
@@ -114,48 +115,76 @@ def take_over(graph: GraphModule, consumer: Consumer, found: Statistics, removed
         tensor_at(graph, consumer.bias).data.copy_(new[:, -1])
 
 
-def spend(curves: Sequence[Curve], cost: Callable[[set[int]], float], goal: float) -> Mapping[str, int]:
+@dataclass
+class Spending:
+    """What is gone of each table of labels while groups give up units, each a level of its curve."""
+
+    curves: Sequence[Curve]
+    cost: Cost
+    before: Set[int]  # gone already
+
+    def __post_init__(self) -> None:
+        self.level = [0] * len(self.curves)
+        self.rows = [self.cost.rows(one.bundles, one.counts) for one in self.curves]
+        self.start = self.now = self.cost.gone(self.before)
+        taken = [frozenset().union(*one.bundles) for one in self.curves]
+        self.apart = len(frozenset().union(*taken)) == sum(map(len, taken))
+
+    def after(self, number: int, level: int) -> float:
+        """The cost when one group is at another level."""
+        return self.cost.of(self.counts(number, level))
+
+    def counts(self, number: int, level: int) -> Floats:
+        if self.apart:
+            rows = self.rows[number]
+            return np.asarray(self.now + (rows[level] - rows[self.level[number]]))
+        levels = [level if i == number else one for i, one in enumerate(self.level)]
+        removed = [one.removed(one.counts[at]) for one, at in zip(self.curves, levels)]
+        return self.cost.gone(set(self.before).union(*removed))
+
+    def move(self, number: int, level: int) -> None:
+        self.now = self.counts(number, level)
+        self.level[number] = level
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        return {one.group.name: one.counts[at] for one, at in zip(self.curves, self.level)}
+
+
+def spend(curves: Sequence[Curve], cost: Cost, goal: float, before: Set[int]) -> dict[str, int]:
     """Counts for every group, by name, so that ``cost`` falls to ``goal`` with the least summed damage.
 
     Steepest descent: each step takes the group whose next levels give up most cost for the damage they add.
-    What the last steps took too much is given back where it spares most damage.
+    What the last steps took too much is given back where it spares most damage. before: what is gone already.
     """
-    chosen = {one.group.name: 0 for one in curves}
-    removed: set[int] = set()
-    now = cost(removed)
+    spending = Spending(curves, cost, before)
+    now = cost.of(spending.start)
     while now > goal:
-        best: tuple[float, Curve, int, float] | None = None
-        for one in curves:
-            at = one.counts.index(chosen[one.group.name])
-            for next_at in jumps(at, len(one.counts)):
-                after = cost(removed | one.removed(one.counts[next_at]))
+        best: tuple[float, int, int, float] | None = None
+        for number, one in enumerate(curves):
+            at = spending.level[number]
+            for level in jumps(at, len(one.counts)):
+                after = spending.after(number, level)
                 if after >= now:
                     continue
-                gained = now - max(after, goal)
-                price = (one.errors[next_at] - one.errors[at]) / gained
+                price = (one.errors[level] - one.errors[at]) / (now - max(after, goal))
                 if best is None or price < best[0]:
-                    best = (price, one, one.counts[next_at], after)
+                    best = (price, number, level, after)
         if best is None:
-            break
-        _, one, count, now = best
-        chosen[one.group.name] = count
-        removed |= one.removed(count)
-    return chosen if now > goal else given_back(curves, chosen, cost, goal)
+            return spending.chosen
+        _, number, level, now = best
+        spending.move(number, level)
+    give_back(spending, goal)
+    return spending.chosen
 
 
-def given_back(
-    curves: Sequence[Curve], chosen: Mapping[str, int], cost: Callable[[set[int]], float], goal: float
-) -> dict[str, int]:
-    """Fewer of each group, those first that cost most damage, as long as ``cost`` stays within ``goal``."""
-    left = dict(chosen)
-    for one in sorted(curves, key=lambda one: -one.errors[one.counts.index(left[one.group.name])]):
-        others = set().union(*(other.removed(left[other.group.name]) for other in curves if other is not one))
-        left[one.group.name] = next(
-            count
-            for count in one.counts
-            if count == left[one.group.name] or cost(others | one.removed(count)) <= goal
-        )
-    return left
+def give_back(spending: Spending, goal: float) -> None:
+    """Fewer of each group, those first that cost most damage, as long as the cost stays within ``goal``."""
+    damage = [-one.errors[at] for one, at in zip(spending.curves, spending.level)]
+    for number in sorted(range(len(damage)), key=damage.__getitem__):
+        at = spending.level[number]
+        fewer = (level for level in range(at) if spending.after(number, level) <= goal)
+        spending.move(number, next(fewer, at))
 
 
 def jumps(at: int, end: int) -> list[int]:

@@ -213,8 +213,8 @@ def rows_in(node: Node, x: Tensor) -> Tensor:
     seen, groups = windows(node, x), argument(node, 6, "groups", 1)
     sizes = seen.shape[2 : x.ndim]
     places = torch.unravel_index(positions(node, math.prod(sizes)), sizes)
-    rows = seen[(slice(None), slice(None), *places)].movedim(2, 1)
-    return rows.reshape(rows.shape[0] * rows.shape[1], groups, -1).transpose(0, 1)
+    found: Tensor = aten.index(seen, [None, None, *places]).movedim(2, 1)
+    return found.reshape(found.shape[0] * found.shape[1], groups, -1).transpose(0, 1)
 
 
 def windows(node: Node, x: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def rows_out(node: Node, y: Tensor) -> Tensor:
 
 
 def positions(node: Node, count: int) -> Tensor:
-    """At most ``POSITIONS`` of an output's, evenly spaced; by chance where neighbours are made by other weights."""
+    """At most ``POSITIONS`` of an output's, evenly spaced; drawn where neighbours see other weights."""
     if count <= POSITIONS:
         return torch.arange(count)
     if packet(node) in TRANSPOSED:

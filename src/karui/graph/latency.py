@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from karui.errors import Unsupported
 from karui.graph.allocate import Curve, spend
+from karui.graph.costs import Cost
 from karui.graph.cut.shapes import gone_of
 from karui.graph.macs import Product, total
 from karui.graph.select import Ranked, allowed_counts, nearest
@@ -30,7 +33,7 @@ FIRST = 4  # probes of all groups together, before those of each alone
 MOST_ALONE = 12  # groups that are narrowed by themselves
 PART = 6  # probes between two looks at the time
 PROBE_S = 150.0  # after which no further probe is started
-LEVELS = 16  # widths that a group can take
+TIMED_LEVELS = 16  # widths that a group can take
 LOOKS = 6  # models that are timed on the way to the goal
 MARGIN, TIGHTER = 0.02, 0.02  # below the goal that is aimed at, and further after each miss
 NEAR = 0.9  # of the goal: no need to look for a wider model that meets it
@@ -87,6 +90,16 @@ class Search:
         """Share of the original's latency without these units, and those of earlier steps."""
         return self.stairs.share(gone_of(self.units.roots, removed | self.taken([])))
 
+    def spend(self, curves: Sequence[Curve], goal: float) -> Mapping[str, int]:
+        """Counts of bundles that are predicted to meet ``goal`` with the least damage."""
+        stairs = self.stairs
+        cost = Cost(
+            self.units.roots,
+            [torch.from_numpy(table) for table in stairs.tables],
+            lambda gone: stairs.share_of(stairs.features_at(gone)),
+        )
+        return spend(curves, cost, goal, self.taken([]))
+
     def reach(self, curves: Sequence[Curve], goal: float) -> Mapping[str, int]:
         """Counts of bundles whose model was timed and meets ``goal``, even at the end of its interval.
 
@@ -115,7 +128,7 @@ class Search:
 
     def look(self, curves: Sequence[Curve], aim: float) -> Look:
         """Solve for ``aim``, time what comes out, and learn from it."""
-        counts = spend(curves, self.predicted, aim)
+        counts = self.spend(curves, aim)
         removed = self.taken([bundle for one in curves for bundle in one.bundles[: counts[one.group.name]]])
         predicted = self.predicted(removed)
         ratio = self.time([removed], True)[0]
@@ -159,15 +172,6 @@ def narrowed(ranked: Sequence[Ranked], share: float, step: int) -> Bundles:
 def left(one: Ranked, count: int) -> int:
     """The group's width after ``count`` bundles."""
     return len(one.group.units) - len(set().union(*one.bundles[:count]).intersection(one.group.units))
-
-
-def levels(one: Ranked, multiple_of: int) -> list[int]:
-    """Counts of bundles to choose from: widths in even steps, at most ``LEVELS`` of them."""
-    allowed, step = allowed_counts(one, multiple_of), multiple_of
-    while len(allowed) > LEVELS + 1:
-        step *= 2
-        allowed = allowed_counts(one, step)
-    return allowed
 
 
 def structure(units: Units) -> str:

@@ -76,8 +76,8 @@ class Blocks:
 class Elimination:
     """A layer from which units leave one after the other; each time those that stay take over.
 
-    The inverse of H without the columns S is H^-1 - V'V with V = L^-1 H^-1_S and LL' = H^-1_SS: what is kept
-    of it are the blocks of the units. V grows in the first rows of ``inverse``, in place of those of H^-1 that
+    The inverse of H without the columns S is H^-1 - V'V with V = L^-1 H^-1_S and LL' = H^-1_SS; kept of it
+    are the blocks of the units. V grows in the first rows of ``inverse``, in place of those of H^-1 that
     are no longer needed.
 
     weights: (outputs, n). scale: the layer's output energy. columns: of each unit that is there. order: the
@@ -104,9 +104,11 @@ class Elimination:
     def remove(self, numbers: Tensor) -> None:
         leave = [self.columns.pop(number) for number in numbers.tolist() if number in self.columns]
         if leave:
-            going = torch.cat(leave).unique()
+            going = torch.unique(torch.cat(leave))
             new = self.eliminate(going)
-            self.blocks = [shrunk for one in self.blocks if len((shrunk := without(one, numbers, new)).numbers)]
+            self.blocks = [
+                shrunk for one in self.blocks if len((shrunk := without(one, numbers, new)).numbers)
+            ]
             self.drop_shared(going)
 
     def eliminate(self, going: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class Elimination:
         known, end = self.inverse[: self.gone], self.gone + len(going)
         rows = self.inverse[self.row[going]].addmm_(known[:, going].T, known, alpha=-1)
         factor = torch.linalg.cholesky(rows[:, going])
-        new = torch.linalg.solve_triangular(factor, rows, upper=False)
+        new: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
         taken = torch.linalg.solve_triangular(factor, self.weights[:, going].T, upper=False)
         self.weights.addmm_(taken.T, new, alpha=-1)
         moved, free = self.order[self.gone : end], self.row[going]
@@ -170,7 +172,9 @@ def elimination(consumer: Consumer, graph: GraphModule, found: Statistics, group
         if not places.keys().isdisjoint(group.parts(unit))
     }
     scale = max(float((weights @ H * weights).sum()), 1e-12)
-    made = Elimination(weights.clone(), inverse(H), scale, columns, torch.arange(len(H)), torch.arange(len(H)))
+    made = Elimination(
+        weights.clone(), inverse(H), scale, columns, torch.arange(len(H)), torch.arange(len(H))
+    )
     made.blocks = made.blocks_of()
     return made
 

@@ -96,6 +96,16 @@ def allowed_counts(ranked: Ranked, multiple_of: int) -> list[int]:
     return counts
 
 
+def levels(one: Ranked, multiple_of: int, most: int) -> list[int]:
+    """Counts of bundles to choose from: widths in even steps, at most ``most`` of them beside all."""
+    allowed, step = allowed_counts(one, multiple_of), multiple_of
+    while len(allowed) > most + 1:
+        step *= 2
+        fewer = allowed_counts(one, step)
+        allowed = fewer if len(fewer) < len(allowed) else allowed[::2]
+    return allowed
+
+
 def nearest(counts: Sequence[int], wanted: float) -> int:
     return min(counts, key=lambda count: (abs(count - wanted), count))
 

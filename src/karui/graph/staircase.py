@@ -57,9 +57,16 @@ class Staircase:
         self.shares = self.weights = self.pulls = np.zeros(0)
 
     def features(self, gone: Gone) -> Floats:
-        """Constant, elements, penalties by multiple, and each layer's share of its own multiplications."""
+        """Of a model, from what is gone of it."""
         away = gone.table.numpy()
-        now = self.sizes - [np.count_nonzero(away[table]) for table in self.tables]
+        return self.features_at(np.array([np.count_nonzero(away[table]) for table in self.tables]))
+
+    def features_at(self, gone: Floats) -> Floats:
+        """Constant, elements, penalties by multiple, and each layer's share of its own multiplications.
+
+        gone: positions of each table.
+        """
+        now = self.sizes - gone
         stays = now / self.sizes
         left = np.array([stays[list(axes)].prod() for axes in self.axes])
         first = np.array([stays[axes[0]] if axes else 1.0 for axes in self.axes])
@@ -85,7 +92,9 @@ class Staircase:
         return np.asarray(np.exp(-(np.abs(self.rows - row) @ self.prices) / ALIKE))
 
     def share(self, gone: Gone) -> float:
-        row = self.features(gone)
+        return self.share_of(self.features(gone))
+
+    def share_of(self, row: Floats) -> float:
         return float(row @ self.prices) + float(self.likeness(row) @ self.pulls)
 
     @property

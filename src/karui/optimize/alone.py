@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from karui.graph.training.loop import Watch
 
 
-def prune(task: Task, step: Technique, *, consume: bool = False) -> Pruned:
-    """The task's model after ``step``; see ``karui.prune``."""
+def prune(task: Task, step: Technique, known: Path | None = None, *, consume: bool = False) -> Pruned:
+    """The task's model after ``step``; known: a folder of measurements. See ``karui.prune``."""
     modes = modes_of(task.model) if isinstance(task.model, nn.Module) else {"": False}
     origin, given, job = prepared(task, consume=consume)
     if origin.model is None:
         raise UsageError("an ONNX file cannot be pruned", fix="give the torch module that it was made from")
+    given = replace(given, known=known)
     model, text = origin.model, text_of(step)
     blank, before = manifest_of(model, {}, text, {}), cost(model, given)
     done = in_parts(model, step, given) if consume else at_once(model, step, given)

@@ -116,7 +116,7 @@ def called(model: nn.Module, path: str, given: Given) -> Given:
     example = {name: array[:BATCH] for name, array in arrays.items()}
     part = model.get_submodule(path)
     signature, rows = signature_of(part, tensors_of(example), 1)
-    return Given(rows, arrays, signature)
+    return Given(rows, arrays, signature, known=given.known)
 
 
 def shared_with(model: nn.Module, path: str) -> str:

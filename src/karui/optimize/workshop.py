@@ -153,6 +153,7 @@ class Workshop:
                 ranges=ranges,
                 folder=self.training(recipe, number),
                 watch=self.watch,
+                known=job.folder / "known",
             )
             with closing(clock):
                 applied = techniques.load(step).apply(model, given)

@@ -58,6 +58,7 @@ class Given:
     what earlier steps have learned for the quantization table (``graph.ranges.table``). teacher: the model
     before any step, in eval mode, only to be asked. finetune, student: the user's own, as in ``Task``.
     folder: for checkpoints; what was finished in it is not repeated. watch: hears how a training goes.
+    known: another, for what was measured on a model and holds for every step that asks the same of it.
     flags: instruction sets of the CPU where the model will run.
     """
 
@@ -72,6 +73,7 @@ class Given:
     student: Callable[[], nn.Module] | None = None
     folder: Path | None = None
     watch: Watch | None = None
+    known: Path | None = None
     flags: frozenset[str] = field(default_factory=host.flags)
 
 

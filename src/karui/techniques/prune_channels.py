@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate
 from typing import Any, Literal, final
 
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from karui.errors import Unsupported, UsageError
+from karui.graph import costs
 from karui.graph import macs as counting
-from karui.graph.allocate import Curve, between, curve, spend
+from karui.graph.allocate import Curve, spend
 from karui.graph.compensate import compensate, damage, held_out
 from karui.graph.consumers import batches
 from karui.graph.cut import Cut, cut
@@ -28,28 +28,35 @@ from karui.graph.cut.partial import over_what_stays
 from karui.graph.cut.removal import Removal
 from karui.graph.cut.shapes import Gone, gone_of, zero_out
 from karui.graph.importance import (
-    Statistics,
     by_unit,
     collect,
     norm_scales,
     norms,
     taylor,
 )
-from karui.graph.latency import Search, levels, structure, widths
-from karui.graph.obs import obs_scores
+from karui.graph.inspect import size_bytes
+from karui.graph.latency import TIMED_LEVELS, Search, structure, widths
 from karui.graph.renorm import reestimate
-from karui.graph.rerun import Rerun
-from karui.graph.select import Ranked, Selection, allowed_counts, at_random, named_units, nearest
+from karui.graph.select import (
+    Ranked,
+    Selection,
+    allowed_counts,
+    at_random,
+    levels,
+    named_units,
+    nearest,
+)
+from karui.graph.sensitivity import Known, Sensitivity
 from karui.graph.trace import Trace, trace, twin_of
 from karui.graph.units import Units, find_units
 from karui.graph.units.groups import Group, Heads, find_groups
 from karui.measurement import Ratio
 from karui.techniques import Applied, Given, Technique
 
-GOALS = ("ratio", "macs", "parameters", "latency", "latency_s")
+GOALS = ("ratio", "macs", "parameters", "size", "latency", "latency_s")
 BATCH = 256
 HELD = 384  # calibration samples on which damage is measured
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)  # of a group, at which damage is measured
+LEVELS = 64  # widths of a group to choose from
 
 
 @final
@@ -58,7 +65,8 @@ class PruneChannels(Technique):
     """A goal, and how to reach it; the defaults take half of the units of every layer.
 
     ratio: share of the units that goes: of each layer, or with ``scope=global`` of all together.
-    macs, parameters: share of them that stays; layers give what costs the answers least.
+    macs, parameters, size: share of them that stays, or bytes of the stored numbers (200kB); layers give what
+        costs the answers least.
     latency, latency_s: share of the original's latency in the recipe's runtime that stays, or seconds a
         call: narrowed copies are timed there, and the result is timed before it is taken.
     importance: obs (what the readers of a unit lose, after the others have taken over), ln (p-norm of a
@@ -75,6 +83,7 @@ class PruneChannels(Technique):
     ratio: float | None = None
     macs: float | None = None
     parameters: float | None = None
+    size: float | str | None = None
     latency: float | None = None
     latency_s: float | None = None
     scope: Literal["layer", "global"] = "layer"
@@ -99,14 +108,7 @@ class PruneChannels(Technique):
 
     def check(self) -> None:
         """Raises UsageError for options that contradict each other or are out of range."""
-        goals = {name: getattr(self, name) for name in GOALS}
-        given = [name for name, value in goals.items() if value is not None]
-        if len(given) > 1:
-            raise UsageError(f"prune_channels has several goals: {', '.join(given)}", fix="give one of them")
-        for name in given:
-            most = float("inf") if name == "latency_s" else 1
-            if not 0 < goals[name] < most:
-                raise UsageError(f"prune_channels:{name} must lie between 0 and {most}, got {goals[name]}")
+        self.check_goal()
         if self.heads == "both" and self.by_layer:
             raise UsageError(
                 "prune_channels:heads=both with a share of each layer would take it twice",
@@ -123,10 +125,28 @@ class PruneChannels(Technique):
             if value < 1:
                 raise UsageError(f"prune_channels:{name} must be at least 1, got {value}")
 
+    def check_goal(self) -> None:
+        if len(self.goals) > 1:
+            raise UsageError(
+                f"prune_channels has several goals: {', '.join(self.goals)}", fix="give one of them"
+            )
+        for name, value in self.goals.items():
+            if name == "size" and (isinstance(value, str) or not 0 < value < 1):
+                costs.bytes_in(value)
+                continue
+            most = float("inf") if name == "latency_s" else 1
+            if not 0 < float(value) < most:
+                raise UsageError(f"prune_channels:{name} must lie between 0 and {most}, got {value}")
+
+    @property
+    def goals(self) -> dict[str, float | str]:
+        found = {name: getattr(self, name) for name in GOALS}
+        return {name: value for name, value in found.items() if value is not None}
+
     @property
     def by_layer(self) -> bool:
         """Whether every layer gives the same share, whatever it costs."""
-        return all(getattr(self, name) is None for name in GOALS[1:]) and self.scope == "layer"
+        return self.goals.keys() <= {"ratio"} and self.scope == "layer"
 
 
 class Pruning:
@@ -146,8 +166,10 @@ class Pruning:
         self.data = [part for part in batches(given.calibrate, size, options.samples) if self.fits(part)]
         self.held = held_out(self.original, self.data[: -(-HELD // size)])
         self.products = counting.products(self.units)
+        self.missed: dict[str, str] = {}
         self.search: Search | None = None
-        self.sensitivity: dict[str, str] = {}
+        self.known = Known(given.known)
+        self.told: dict[str, str] = {}
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:
         """A graph with a fixed batch takes no smaller one."""
@@ -188,23 +210,25 @@ class Pruning:
         taken: list[set[int]] = []
         for step in range(1, self.options.steps + 1):
             part = step / self.options.steps
-            statistics = self.statistics()
-            ranked = self.rank(statistics)
-            counts = self.counts(ranked, statistics, part)
+            found = self.sensitivity()
+            ranked = self.rank(found)
+            counts = self.counts(ranked, found, part)
             new = [bundle for one in ranked for bundle in one.bundles[: counts[one.group.name]]]
             taken += self.selection.take(new)
             if step < self.options.steps:
                 self.repair(gone_of(self.units.roots, self.selection.gone))
         return taken
 
-    def statistics(self) -> Statistics | None:
+    def sensitivity(self) -> Sensitivity | None:
+        """Of the model as it stands, where the options ask for it."""
         if self.options.importance != "obs" and self.options.by_layer:
             return None
         if not self.data:
             raise UsageError(
                 "prune_channels needs calibration data", fix="give calibrate=..., or importance=ln"
             )
-        return collect(self.units, self.trace.graph, self.offered, self.data)
+        statistics = cache(lambda: collect(self.units, self.trace.graph, self.offered, self.data))
+        return Sensitivity(self.units, self.data, self.held, self.known, statistics, self.told)
 
     @property
     def ratio(self) -> float:
@@ -215,20 +239,20 @@ class Pruning:
     def timed(self) -> bool:
         return self.options.latency is not None or self.options.latency_s is not None
 
-    def rank(self, statistics: Statistics | None) -> list[Ranked]:
+    def rank(self, found: Sensitivity | None) -> list[Ranked]:
         """All groups with their bundles; one whose units go with those of an earlier group is left out."""
         tables = self.gradients()
-        found: list[Ranked] = []
+        ranks: list[Ranked] = []
         covered: set[int] = set()
         for group in self.offered:
             if covered.intersection(group.units):
                 continue
-            scores = self.scores(group, statistics, tables)
+            scores = self.scores(group, found, tables)
             ranked = self.selection.ranked(group, scores, self.options.multiple_of)
             if ranked.bundles:
-                found.append(ranked)
+                ranks.append(ranked)
                 covered = covered.union(*ranked.bundles)
-        return found
+        return ranks
 
     def gradients(self) -> Mapping[int, float]:
         if self.options.importance != "taylor":
@@ -236,7 +260,7 @@ class Pruning:
         return taylor(self.units, self.trace.graph, self.offered, self.data)
 
     def scores(
-        self, group: Group, found: Statistics | None, tables: Mapping[int, float]
+        self, group: Group, found: Sensitivity | None, tables: Mapping[int, float]
     ) -> Mapping[int, float]:
         kind, graph = self.options.importance, self.trace.graph
         if kind == "random":
@@ -247,31 +271,34 @@ class Pruning:
             return norm_scales(self.units, graph, group)
         if kind == "ln" or found is None:
             return norms(self.units, graph, group, float(self.options.norm), self.options.dim)
-        return obs_scores(self.units, graph, group, found, self.data, self.limit(group))
+        return found.scores(group, self.limit(group))
 
     def limit(self, group: Group) -> int:
         """How many units may go at most."""
         return round(self.ratio * len(group.units)) + 1 if self.options.by_layer else len(group.units)
 
-    def counts(self, ranked: Sequence[Ranked], found: Statistics | None, part: float) -> Mapping[str, int]:
+    def counts(self, ranked: Sequence[Ranked], found: Sensitivity | None, part: float) -> Mapping[str, int]:
         """How many bundles each group loses in this step."""
         options = self.options
-        allowed = {one.group.name: allowed_counts(one, options.multiple_of) for one in ranked}
         if self.options.by_layer:
             return {
-                one.group.name: nearest(allowed[one.group.name], self.share(one, self.ratio * part))
+                one.group.name: nearest(
+                    allowed_counts(one, options.multiple_of), self.share(one, self.ratio * part)
+                )
                 for one in ranked
             }
         assert found is not None
-        if self.timed:
-            allowed = {one.group.name: levels(one, options.multiple_of) for one in ranked}
-        runs = Rerun(self.trace.graph, self.held.inputs)
-        curves = [self.curve(one, allowed[one.group.name], found, runs) for one in ranked]
+        most = TIMED_LEVELS if self.timed else LEVELS
+        curves = [found.curve(one, levels(one, options.multiple_of, most)) for one in ranked]
         if self.timed:
             return self.fast_enough(ranked, curves, part)
-        kept = options.macs or options.parameters or 1 - self.ratio
-        goal = self.cost(set()) * (1 - part * (1 - kept))
-        return spend(curves, lambda gone: self.cost(gone | self.selection.gone), goal)
+        name, value = next(iter(self.options.goals.items()), ("ratio", self.ratio))
+        goal = costs.goal_of(name, value, self.offered, (self.units, size_bytes(self.model)))
+        limit = goal.limit(part)
+        counts = spend(curves, goal.cost, limit, self.selection.gone)
+        removed = self.selection.gone.union(*(one.removed(counts[one.group.name]) for one in curves))
+        self.missed = goal.missed(removed, limit)
+        return counts
 
     def fast_enough(
         self, ranked: Sequence[Ranked], curves: Sequence[Curve], part: float
@@ -280,7 +307,7 @@ class Pruning:
         goal = 1 - part * (1 - self.share_of_latency())
         self.search = search = Search(self.units, self.products, ranked, self.selection.after, self.time)
         search.probe()
-        return search.reach(curves, goal) if part == 1 else spend(curves, search.predicted, goal)
+        return search.reach(curves, goal) if part == 1 else search.spend(curves, goal)
 
     def share_of_latency(self) -> float:
         """The goal; UsageError where there is no runtime to time on, or nothing to do."""
@@ -322,28 +349,12 @@ class Pruning:
         lost = [0, *accumulate(len(bundle & units) for bundle in one.bundles)]
         return min(range(len(lost)), key=lambda count: (abs(lost[count] - wanted), count))
 
-    def curve(self, one: Ranked, allowed: Sequence[int], found: Statistics, runs: Rerun) -> Curve:
-        tried = {nearest(allowed, share * len(one.bundles)) for share in SHARES} | {0, max(allowed)}
-        with torch.no_grad():
-            measured = curve(self.units, one.group, one.bundles, sorted(tried), found, runs, self.held)
-        self.sensitivity.setdefault(one.group.name, drawn(measured, len(one.bundles)))
-        return between(measured, allowed)
-
-    def cost(self, removed: set[int]) -> float:
-        """What the goal limits: multiplications, stored numbers, or units."""
-        if self.options.ratio is not None and self.options.scope == "global":
-            return float(len(frozenset().union(*(group.members for group in self.offered)) - removed))
-        gone = gone_of(self.units.roots, removed)
-        if self.options.parameters is not None:
-            return counting.parameters(self.units, gone)
-        return counting.total(self.products, gone)
-
     def reasons(self, dropped: Mapping[int, str]) -> dict[str, str]:
         """Why axes of parameters kept all of their units."""
         named = {
             group.name: dropped[unit] for group in self.groups.of for unit in group.units if unit in dropped
         }
-        return {**self.groups.stays, **named}
+        return {**self.groups.stays, **named, **self.missed}
 
     def facts(self, done: Cut, refitted: Sequence[str]) -> dict[str, Any]:
         roots = self.units.roots
@@ -359,7 +370,7 @@ class Pruning:
             "kept": {one.name: f"{left[one.name]} of {len(one.units)}" for one in self.offered},
             "positions": dict(done.positions),
             "refitted": list(refitted),
-            "sensitivity": self.sensitivity,
+            "sensitivity": self.told,
             **self.timings(),
             "damage": moved,
             "inexact": list(done.inexact),
@@ -370,9 +381,3 @@ class Pruning:
         if self.search is None:
             return {}
         return {"latency": self.search.told(), "stairs": self.search.stairs.penalties}
-
-
-def drawn(measured: Curve, bundles: int) -> str:
-    """A curve in one word: share that is removed, and the damage, pair after pair."""
-    pairs = zip(measured.counts, measured.errors)
-    return " ".join(f"{count / bundles:.2f}:{error:.3g}" for count, error in pairs)

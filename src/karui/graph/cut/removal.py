@@ -36,7 +36,8 @@ class Removal:
                 seen[tuple(map(tuple, rows))] = rows
         self.tables = list(seen.values())
         self.members = [
-            [sole if len(sole := frozenset(row)) == len(row) else None for row in rows] for rows in self.tables
+            [sole if len(sole := frozenset(row)) == len(row) else None for row in rows]
+            for rows in self.tables
         ]
         self.bonds = bonds(self.classes)
         self.rows_of = {}  # where a class stands, by table

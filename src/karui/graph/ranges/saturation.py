@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from karui.graph.consumers import padded, pair, tensor_at
+from karui.graph.consumers import each, same, tensor_at
 from karui.graph.fake_quant import integers
 from karui.graph.ranges.insert import OP
 from karui.graph.trace import packet
@@ -71,8 +71,9 @@ def convolved(
     x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> tuple[Tensor, float]:
     if isinstance(padding, str):
-        x, padding = padded(x, list(weight.shape[2:]), dilation, padding), 0
-    sizes = [pair(part) for part in (stride, padding, dilation)]
+        ends = same(weight.shape[2:], each(dilation, 2), padding)
+        x, padding = torch.nn.functional.pad(x, [end for pair in reversed(ends) for end in pair]), 0
+    sizes = [tuple(each(part, 2)) for part in (stride, padding, dilation)]
     out = aten.conv2d(x[:1], weight, None, *sizes, groups).shape[2:]
     columns = torch.nn.functional.unfold(x, weight.shape[2:], sizes[2], sizes[1], sizes[0])
     parts = zip(columns.chunk(groups, 1), weight.flatten(1).chunk(groups, 0))
