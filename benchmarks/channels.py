@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import time
 import warnings
 from dataclasses import dataclass
 
 import torch
 from benchmarks.networks import tasks
+from benchmarks.networks.train import PLANS, SEED, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
 from karui import techniques
 from karui.graph.call import signature_of
 from karui.graph.inspect import macs, private_copy
+from karui.graph.narrower import narrower, start_anew
 from karui.recipe import parse_named
 
 CALIBRATION = 1000  # unlabelled training images
@@ -38,6 +41,7 @@ MNIST = (
     ("L-infinity norm + least squares", "importance=ln,norm=inf"),
     ("OBS + least squares", ""),
 )
+SIBLING = "dense network, trained from the start"
 RESNET = (("L2 norm alone", "importance=ln,compensate=false"), ("OBS + least squares", ""))
 
 
@@ -124,22 +128,41 @@ def cost(model: nn.Module, data: Data) -> int:
     return macs(model, (data.images[:1],), {})
 
 
+def sibling(name: str, model: nn.Module, data: Data, share: float) -> nn.Module:
+    """The network with all layers equally narrower, at most at this share of the MACs, trained as it was."""
+    signature, example = signature_of(private_copy(model), data.images[:8], 1)
+    most = share * cost(model, data)
+    for percent in range(99, 0, -1):
+        made = narrower(model, signature, example, percent / 100).cut.model
+        if cost(made, data) <= most:
+            break
+    start_anew(made, SEED)
+    images, labels = tasks.task(name).train.tensors
+    return trained(dataclasses.replace(PLANS[name], network=lambda: made), images, labels)
+
+
 def rows(
-    model: nn.Module, data: Data, goals: list[tuple[str, str]], ways: tuple[tuple[str, str], ...]
+    name: str, data: Data, goals: list[tuple[str, str]], ways: tuple[tuple[str, str], ...], *, siblings: bool
 ) -> None:
+    model = tasks.checkpoint(name)
     base, whole = accuracy(model, data), cost(model, data)
     print(f"Before pruning: {base:.2f} % on {len(data.answers):,} test images, {whole:,} MACs.\n")
     print("| goal | how | MACs | accuracy | points lost | seconds |")
     print("|---|---|--:|--:|--:|--:|")
     for title, goal in goals:
         share = 1.0
-        for name, options in ways:
+        for way, options in ways:
             start = time.perf_counter()
             made = karui_pruned(model, data, f"{goal},{options}".strip(","))
             share = cost(made, data) / whole
-            print(line(title, name, made, data, (base, whole, time.perf_counter() - start)), flush=True)
+            print(line(title, way, made, data, (base, whole, time.perf_counter() - start)), flush=True)
         for kind in peers():
             print(peer_line(title, kind, model, data, (base, whole, share)), flush=True)
+        if siblings:
+            start = time.perf_counter()
+            made = sibling(name, model, data, share)
+            seconds = time.perf_counter() - start
+            print(line(title, SIBLING, made, data, (base, whole, seconds)), flush=True)
 
 
 def peer_line(title: str, kind: str, model: nn.Module, data: Data, known: tuple[float, int, float]) -> str:
@@ -170,25 +193,29 @@ def peers() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", default=["mnist", "resnet"])
-    parts = parser.parse_args().parts
+    parser.add_argument("--no-siblings", action="store_true", help="leave the training of dense networks out")
+    args = parser.parse_args()
+    parts, siblings = args.parts, not args.no_siblings
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     print("# Channels removed, with no training\n")
     print(f"{CALIBRATION:,} unlabelled calibration images, one thread, one seed. ", end="")
-    print("The peer gets the MACs that the last row of karui left, and may use labels (Taylor).\n")
+    print("The peer gets the MACs that the last row of karui left, and may use labels (Taylor). The dense")
+    print("network is the same one with all layers equally narrower, at its own MACs, trained on all 60,000")
+    print("labelled images for as long as the network that is pruned was.\n")
     if "mnist" in parts:
         print("## The MNIST network, both convolutions\n")
         task = tasks.task("mnist")
         shares = (("50 %", 0.5), ("75 %", 0.75))
         ratios = [(f"{share} of the channels out", f"ratio={ratio}") for share, ratio in shares]
-        rows(task.model, data_of(task), ratios, MNIST)
+        rows("mnist", data_of(task), ratios, MNIST, siblings=siblings)
     if "resnet" in parts:
         print("\n## The Fashion-MNIST ResNet with two blocks a stage, inner and coupled channels\n")
         task = tasks.task("deep")
         goals = [
             (f"MACs / {word}", f"macs={share}") for word, share in (("1.33", 0.75), ("2", 0.5), ("4", 0.25))
         ]
-        rows(task.model, data_of(task), goals, RESNET)
+        rows("deep", data_of(task), goals, RESNET, siblings=siblings)
 
 
 if __name__ == "__main__":

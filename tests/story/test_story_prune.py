@@ -89,6 +89,9 @@ WRONG = [
     (["--ratio", "1.5"], "must lie between 0 and 1"),
     (["--option", "colour=red"], "no option 'colour'"),
     (["--option", "norm"], "is not option=value"),
+    (["--size", "3fish"], "'3fish' is not a size"),
+    (["--size", "0.5", "--option", "latency=0.5"], "several goals: size, latency"),
+    (["--sparsity", "0.5", "--consume"], "--consume is for channels"),
     (["--option", "importance=beauty"], "cannot be 'beauty'"),
     (["--option", 'protect=["head"]'], "there is no layer 'head'"),
     (["--select", "nowhere.py:data"], "there is no file nowhere.py"),
@@ -102,6 +105,44 @@ def test_wrong_words_are_told_and_nothing_is_written(cli, task_file, tmp_path, w
     assert message in said.err
     assert "Traceback" not in said.err and "internal error" not in said.err
     assert not (tmp_path / "karui-pruned").exists()
+
+
+def test_a_size_is_a_goal_and_the_dense_network_as_small_is_told(cli, task_file, tmp_path):
+    said = cli("prune", task_file, "--size", "0.6", "--checkpoints", "known", "--json", "--out", "small")
+    facts = json.loads(said.out)
+    assert facts["recipe"] == "prune_channels:size=0.6"
+    width, macs = facts["sibling"]
+    assert 0 < width < 1 and macs <= facts["macs"][1]
+    assert karui.size_bytes(
+        karui.load_pruned(tmp_path / "small", jobs.mlp()).model
+    ) <= 0.6 * karui.size_bytes(jobs.mlp())
+    assert (tmp_path / "known" / "sensitivity.jsonl").is_file()
+
+
+BLOCKS = """
+import torch, karui
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+def task():
+    torch.manual_seed(0)
+    return karui.Task(nn.Sequential(Block(), Block()).eval(), calibrate=[torch.randn(64, 8)])
+"""
+
+
+def test_a_model_is_consumed_where_that_is_asked_for(cli, tmp_path):
+    (tmp_path / "blocks.py").write_text(BLOCKS)
+    said = cli("prune", "blocks.py:task", "--consume", "--ratio", "0.5", "--json", "--out", "narrow")
+    kept = json.loads(said.out)["kept"]
+    assert kept == {f"{i}.up.weight[0]": "16 of 32" for i in range(2)}
+    parts = json.loads((tmp_path / "narrow" / "pruned.json").read_text())["parts"]
+    assert sorted(parts) == ["0", "1"]
 
 
 def test_a_folder_that_is_there_is_left_alone(cli, task_file, tmp_path):

@@ -140,6 +140,21 @@ class Goal:
         return {f"the goal {self.name}": reach}
 
 
+def sibling(groups: Collection[Group], cost: Cost, most: float) -> list[float]:
+    """The dense network of the same form that costs at most ``most``: the share of every width, and its cost.
+
+    Empty where no share does.
+    """
+    for percent in range(99, 0, -1):
+        counts = [(group, round((100 - percent) / 100 * len(group.units))) for group in groups]
+        removed = {
+            part for group, count in counts for unit in group.units[:count] for part in group.parts(unit)
+        }
+        if (found := cost.without(removed)) <= most:
+            return [percent / 100, found]
+    return []
+
+
 def goal_of(name: str, value: float | str, groups: Collection[Group], of: tuple[Units, int]) -> Goal:
     """of: the units and the bytes of the model."""
     units, whole_bytes = of

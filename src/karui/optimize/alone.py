@@ -168,7 +168,7 @@ def account(done: Done, before: tuple[int, int], after: tuple[int, int]) -> dict
         "inexact": sorted({why for facts in done.facts.values() for why in facts["inexact"]}),
     }
     if "" in done.facts:
-        found |= {key: done.facts[""][key] for key in ("refitted", "damage")}
+        found |= {key: done.facts[""][key] for key in ("refitted", "damage", "sibling")}
     return found
 
 

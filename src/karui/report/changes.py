@@ -37,7 +37,7 @@ def told(account: Json) -> list[tuple[str, str]]:
         title = "MACs a sample" if name == "MACs" else name
         change = f"{words.big_count(before)} → {words.big_count(after)}"
         found.append((title, f"{change} (1/{before / after:.2f})"))
-    found += timed(account) + learned(account) + in_rounds(account)
+    found += sibling(account) + timed(account) + learned(account) + in_rounds(account)
     for key, title in (
         ("damage", "damage before the task's score"),
         ("cut_error", "cut against masked model"),
@@ -51,6 +51,16 @@ def told(account: Json) -> list[tuple[str, str]]:
     if seen := fields.at(account, "inexact"):
         found.append(("inexact: these see fewer units", "; ".join(map(str, seen))))
     return found
+
+
+def sibling(account: Json) -> list[tuple[str, str]]:
+    """The dense network to compare with: all of its layers equally narrower."""
+    found = fields.numbers(account, "sibling")
+    if len(found) != 2:
+        return []
+    width, macs = found
+    text = f"{width:.0%} of every width, trained from the start, {words.big_count(macs)} MACs"
+    return [("dense network as small", text)]
 
 
 def timed(account: Json) -> list[tuple[str, str]]:

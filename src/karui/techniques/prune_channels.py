@@ -361,12 +361,14 @@ class Pruning:
         before, after = gone_of(roots, ()), gone_of(roots, done.removed)
         with over_what_stays(self.trace.graph, self.units, after):
             moved = damage(self.trace.graph, self.held) if self.data else None
+        cost = costs.macs(self.units)
         left = {one.name: len(set(one.units) - done.removed) for one in self.offered}
         return {
             "form": done.form,
             "cut_error": done.error,
             "macs": [counting.total(self.products, before), counting.total(self.products, after)],
             "parameters": [counting.parameters(self.units, before), counting.parameters(self.units, after)],
+            "sibling": costs.sibling(self.offered, cost, cost.without(done.removed)),
             "kept": {one.name: f"{left[one.name]} of {len(one.units)}" for one in self.offered},
             "positions": dict(done.positions),
             "refitted": list(refitted),
