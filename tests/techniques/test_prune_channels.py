@@ -320,52 +320,6 @@ def test_a_latency_goal_without_a_runtime_is_refused(model, data):
         prune(model, data, "latency=0.5")
 
 
-class Killed(Exception):
-    """In the middle of a measurement."""
-
-
-@pytest.mark.gate
-def test_what_was_measured_before_a_kill_is_not_measured_again(model, data, tmp_path, monkeypatch):
-    from karui.graph import sensitivity
-
-    measured, real = [], sensitivity.curve
-
-    def counted(*args):
-        measured.append(args[1].name)
-        if len(measured) == stop:
-            raise Killed
-        return real(*args)
-
-    monkeypatch.setattr(sensitivity, "curve", counted)
-
-    def run(folder, share=0.5):
-        task = karui.Task(model, inputs=torch.from_numpy(data[:4]), calibrate=[torch.from_numpy(data)])
-        return karui.prune(task, f"prune_channels:macs={share}", checkpoints=folder)
-
-    stop = 0
-    whole = run(None)
-    groups, measured[:] = len(measured), []
-    stop = groups
-    with pytest.raises(Killed):
-        run(tmp_path / "known")
-    with (tmp_path / "known" / "sensitivity.jsonl").open("a") as file:
-        file.write('{"half a li')
-    stop, measured[:] = 0, []
-    again = run(tmp_path / "known")
-    assert len(measured) == 1 < groups
-    assert state_digest(again.model) == state_digest(whole.model)
-    assert again.facts["kept"] == whole.facts["kept"]
-    other = run(tmp_path / "known", 0.75)
-    assert len(measured) == 1  # another goal, nothing to measure
-    assert other.facts["macs"][1] > again.facts["macs"][1]
-    with torch.no_grad():
-        changed = copy.deepcopy(model)
-        changed.conv1.weight[0, 0, 0, 0] += 1
-    task = karui.Task(changed, inputs=torch.from_numpy(data[:4]), calibrate=[torch.from_numpy(data)])
-    karui.prune(task, "prune_channels:macs=0.5", checkpoints=tmp_path / "known")
-    assert len(measured) == 1 + groups  # other weights are another model
-
-
 class Attention(nn.Module):
     """Two tokens' worth of nothing but attention: 4 heads of 6."""
 

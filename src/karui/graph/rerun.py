@@ -62,10 +62,10 @@ class Rerun:
         found = {node.name: self.own(env[node]) for node in env if node.name in names}
         self.walk.env = env
         for place in range(start, len(self.nodes)):
-            if len(found) == len(names):
-                break
             if place == settled > start:
                 self.keep(batch, env, place)
+            if place >= settled and len(found) == len(names):
+                break
             node = self.nodes[place]
             env[node] = self.walk.run_node(node)
             self.runs += node.op.startswith("call")
