@@ -102,7 +102,7 @@ def levels(one: Ranked, multiple_of: int, most: int) -> list[int]:
     while len(allowed) > most + 1:
         step *= 2
         fewer = allowed_counts(one, step)
-        allowed = fewer if len(fewer) < len(allowed) else allowed[::2]
+        allowed = fewer if 1 < len(fewer) < len(allowed) else allowed[::2]
     return allowed
 
 

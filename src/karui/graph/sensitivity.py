@@ -21,6 +21,7 @@ from torch import Tensor
 from karui import host
 from karui.graph.allocate import Curve, between, curve
 from karui.graph.compensate import Held
+from karui.graph.consumers import tensor_at
 from karui.graph.importance import Statistics
 from karui.graph.obs import obs_scores
 from karui.graph.rerun import Rerun
@@ -84,7 +85,7 @@ class Sensitivity:
 
     def __post_init__(self) -> None:
         graph = self.units.trace.graph
-        stored = [tensor for _, tensor in sorted(graph.state_dict().items())]
+        stored = [tensor_at(graph, path) for path in sorted(self.units.weights)]
         flat = [tensor for batch in (*self.data, *self.held.inputs) for tensor in batch]
         self.start = digest(graph.code, host.versions(), self.units.classes.lenient, *stored, *flat)
         self.runs = Rerun(graph, self.held.inputs)
