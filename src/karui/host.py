@@ -24,6 +24,7 @@ PACKAGES = (
     "coremltools",
     "ai-edge-litert",
 )
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # flags of CPUs that multiply bfloat16
 TELLING = (
     "avx2",
     "avx512f",

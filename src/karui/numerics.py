@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from karui.errors import UsageError
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_dynamic", "int8_weights")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_dynamic", "int8_weights", "int4_weights")
 MEANING = {
     "fp32": "32-bit float everywhere",
     "bf16": "bfloat16 arithmetic",
@@ -20,7 +20,9 @@ MEANING = {
     "int8": "static INT8: weights and activations, ranges from calibration data",
     "int8_dynamic": "dynamic INT8: weights stored, activation ranges found at run time",
     "int8_weights": "weights stored in 8 bits or fewer, arithmetic in float",
+    "int4_weights": "weights of linear layers stored in 4 bits, in groups of one scale, arithmetic in float",
 }
+WEIGHT_BITS = {"int8_weights": 8, "int4_weights": 4}  # precisions in which nothing but weights is rounded
 Calibration = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]  # how ranges are found
 
 

@@ -21,6 +21,7 @@ EXAMPLES = {
     "round_weights:method=gptq + int8[head=fp32]@onnxruntime": "int8",
     "int8_dynamic@onnxruntime": "int8_dynamic",
     "int8_weights@coreml": "int8_weights",
+    "int4_weights@onnxruntime:group=32": "int4_weights",
     "quantize_aware:steps=100 + int8@onnxruntime": "quantize_aware",
     "prune_channels:macs=0.5 + finetune:steps=60 + fp32@openvino": "structured",
     "prune_weights:sparsity=0.8 + fp32@torch_eager:sparse=true": "unstructured",
@@ -102,7 +103,7 @@ def test_a_kind_without_a_row_says_why() -> None:
     result["trials"] = [t for t in result["trials"] if t["precision"] != "bf16"]
     assert rows(result)["half"]["reason"].startswith("fp16@torch_eager: this CPU has no FP16 arithmetic")
     assert found["distillation"]["reason"] == "no recipe of this kind was tried"
-    assert "several" not in found and "int8_weights" not in found
+    assert "several" not in found and "int8_weights" not in found and "int4_weights" not in found
     assert "– Distillation" not in text(sample.minimal()).splitlines()[0]
 
 
@@ -128,7 +129,9 @@ def test_what_may_not_be_shipped_is_said() -> None:
 def test_every_sample_has_its_table(make: Any, width: int | None) -> None:
     made = text(make(), width)
     assert all(
-        title in made for kind, title in KINDS.items() if kind not in ("int8_weights", "several", "other")
+        title in made
+        for kind, title in KINDS.items()
+        if kind not in ("int8_weights", "int4_weights", "several", "other")
     )
     assert width is None or max(map(len, made.splitlines())) <= width
 

@@ -54,13 +54,15 @@ def test_fp32_gives_the_eager_answers_at_every_batch(bench, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_precision_is_built_or_refused_with_a_reason(bench, name, precision):
     if reason := OnnxRuntime().refuses(ask(precision, LAYERS[name])):
-        assert precision in ("bf16", "int8_weights")
+        assert precision in ("bf16", "int8_weights", "int4_weights")
         assert len(reason.split()) > 4
         return
     executed = bench.build(NAME, name, precision)[0].executed
     assert executed["detail"]
     json.dumps(executed)
-    if precision.startswith("int8"):
+    if precision.endswith("_weights"):
+        assert executed["weight_kernels"] > 0
+    elif precision.startswith("int8"):
         assert executed["int8_kernels"] > 0
         assert executed["precision"] == precision
 

@@ -43,7 +43,7 @@ def test_every_precision_is_built_or_refused_with_a_reason(bench, name, precisio
     asked = runtimes.Ask(Numerics(precision), layers={"Linear": 1}, flags=flags)
     if reason := OpenVino().refuses(asked):
         lacks_bf16 = precision == "bf16" and not BFLOAT16 & set(flags)
-        assert lacks_bf16 or precision in ("int8_dynamic", "int8_weights")
+        assert lacks_bf16 or precision in ("int8_dynamic", "int8_weights", "int4_weights")
         assert len(reason.split()) > 4
         return
     said = bench.build(NAME, name, precision)[0].executed

@@ -4,6 +4,7 @@ For example:
 
     karui quantize task.py:task
     karui quantize net.py:build --calibrate data.py:images --runtime openvino --keep head
+    karui quantize task.py:task --weights 4
 
 Every artifact is verified in a process of its own, and scored. Validation data are not needed; without
 them the agreement with the original is told. Exit codes are listed by karui --help.
@@ -28,7 +29,15 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="runtime, with options as in recipes: onnxruntime:calibration=mse (repeatable)",
     )
-    parser.add_argument("--dynamic", action="store_true", help="ranges of activations found at run time")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--dynamic", action="store_true", help="ranges of activations found at run time")
+    kind.add_argument(
+        "--weights",
+        type=int,
+        choices=(8, 4),
+        metavar="BITS",
+        help="only weights, in 8 or 4 bits; arithmetic in float",
+    )
     parser.add_argument(
         "--keep", action="append", default=[], metavar="PATTERN", help="modules to keep in fp32 (repeatable)"
     )
@@ -58,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def recipes_of(args: argparse.Namespace) -> list[str]:
     rules = ",".join(f"{pattern}=fp32" for pattern in args.keep)
-    numerics = ("int8_dynamic" if args.dynamic else "int8") + (f"[{rules}]" if rules else "")
+    plain = f"int{args.weights}_weights" if args.weights else "int8_dynamic" if args.dynamic else "int8"
+    numerics = plain + (f"[{rules}]" if rules else "")
     runtimes = args.runtime or ["onnxruntime"]
     return [" + ".join([*args.step, f"{numerics}@{runtime}"]) for runtime in runtimes]

@@ -57,22 +57,39 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 
 
 def capture(
-    model: nn.Module, signature: Signature, example: Arrays, folder: Path, precision: str = "fp32"
+    model: nn.Module,
+    signature: Signature,
+    example: Arrays,
+    folder: Path,
+    precision: str = "fp32",
+    calibrate: Arrays | None = None,
 ) -> Signature:
     """Export ``model`` (a private float32 copy in eval mode, consumed) into ``folder``.
 
-    Returns the signature with ``dynamic_batch`` as it turned out. Raises BuildFailed when
-    ``torch.export`` cannot see the whole program (data-dependent branches, foreign code).
+    calibrate: data on which FP16 is held against its largest number; the example where there are none.
+    Returns the signature with ``dynamic_batch`` as it turned out. Raises BuildFailed when ``torch.export``
+    cannot see the whole program (data-dependent branches, foreign code).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    flat = Flat(model, signature, HALF.get(precision)).eval()
+    flat = Flat(model, signature, None if precision == "fp16" else HALF.get(precision)).eval()
     program, dynamic = exported(flat, example, signature.batch)
     with foreign(BuildFailed, "the exported program could not be saved"):
         stored = BytesIO()  # torch's own writer ends the whole process when the disk is full
         torch.export.save(program, stored)
     (folder / "model.pt2").write_bytes(stored.getbuffer())
-    trace(flat, repeat(example, EXAMPLE_ROWS if dynamic else signature.batch), folder / "traced.pt")
-    return dataclasses.replace(signature, dynamic_batch=dynamic)
+    signature = dataclasses.replace(signature, dynamic_batch=dynamic)
+    seen = halved(folder, signature, calibrate or example) if precision == "fp16" else flat
+    trace(seen, repeat(example, EXAMPLE_ROWS if dynamic else signature.batch), folder / "traced.pt")
+    return signature
+
+
+def halved(folder: Path, signature: Signature, data: Arrays) -> nn.Module:
+    """The program in ``folder`` in FP16 from now on, as a module of flat tensors."""
+    from karui.graph import half
+    from karui.graph.program import open_program
+
+    half.halve(folder, signature, data)
+    return open_program(folder / "model.pt2")
 
 
 def exported(
@@ -113,7 +130,7 @@ def export(
         return torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=False)
 
 
-def trace(flat: Flat, arrays: Arrays, path: Path) -> None:
+def trace(flat: nn.Module, arrays: Arrays, path: Path) -> None:
     """Write the TorchScript trace; a model that cannot be traced simply leaves no file."""
     try:
         with foreign(BuildFailed, "TorchScript could not trace the model"), warnings.catch_warnings():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from karui.artifact import RANGES, Signature
 from karui.errors import BuildFailed, Unsupported, foreign
-from karui.numerics import Numerics
+from karui.numerics import WEIGHT_BITS, Numerics
 
 if TYPE_CHECKING:
     from karui.data import Array, Arrays
@@ -224,10 +224,10 @@ def check_file(path: Path, opset: int, *, dynamic: bool) -> None:
 def refuses_rules(numerics: Numerics) -> str | None:
     """Why rules or facts cannot be honoured; an INT8 model may keep layers in FP32, nothing else.
 
-    Weights in INT8 with arithmetic in float are made for no runtime that asks here.
+    Weights in few bits with arithmetic in float are made for no runtime that asks here.
     """
-    if numerics.default == "int8_weights":
-        return "INT8 weights with arithmetic in float are not made for it"
+    if bits := WEIGHT_BITS.get(numerics.default):
+        return f"weights in {bits} bits with arithmetic in float are not made for it"
     if numerics.facts:
         return f"it cannot honour what earlier steps know: {', '.join(numerics.facts)}"
     if numerics.rules and not numerics.default.startswith("int8"):

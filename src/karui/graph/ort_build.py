@@ -21,6 +21,7 @@ from karui.graph.onnx import (
     export_onnx,
     is_product,
     only_recurrent,
+    path_of,
     quiet,
     refuse_learned,
     refuses_rules,
@@ -28,11 +29,14 @@ from karui.graph.onnx import (
 )
 from karui.graph.onnx_zeros import pack
 from karui.graph.ort_quantizers import METHODS, dynamic_int8, module_paths, prepared, static_int8
-from karui.numerics import Calibration
+from karui.numerics import WEIGHT_BITS, Calibration
 
 if TYPE_CHECKING:
     from karui.data import Array
+    from karui.graph.half import Told
     from karui.graph.ranges.program import Quantized
+    from karui.graph.weights.options import Packing, Writing
+    from karui.graph.weights.store import WeightOnly
     from karui.runtimes import Ask, Source
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -68,7 +72,8 @@ class OrtBuild:
     """How the file is made.
 
     calibration, per_channel and quantizer ("karui": its table of ranges; "onnxruntime": its own) are of
-    static INT8. saturates: where it will run, sums of u8 x s8 products overflow.
+    static INT8. saturates: where it will run, sums of u8 x s8 products overflow. packing and writing: of
+    weights in 8 or 4 bits with float arithmetic; None where these are not made.
     """
 
     opset: int
@@ -77,6 +82,8 @@ class OrtBuild:
     quantizer: str
     pack_zeros: bool
     saturates: bool = False
+    packing: Packing | None = None
+    writing: Writing | None = None
 
     def refuses(self, ask: Ask) -> str | None:
         if missing := missing_packages():
@@ -85,6 +92,8 @@ class OrtBuild:
             return "ONNX Runtime's CPU kernels have no bfloat16"
         if ask.numerics.default == "int8" and (reason := self.refuses_int8(ask)):
             return reason
+        if self.packing and ask.numerics.default in WEIGHT_BITS:
+            return refuses_weights(ask, self.packing)
         return refuses_rules(ask.numerics) or refuses_layers(ask)
 
     def refuses_int8(self, ask: Ask) -> str | None:
@@ -101,12 +110,12 @@ class OrtBuild:
         precision = source.numerics.default
         if precision == "int8" and self.quantizer == "karui":
             return self.from_table(source, model)
+        if precision in WEIGHT_BITS:
+            return self.weights(source, model)
         with tempfile.TemporaryDirectory() as scratch:
-            if precision == "fp32":
-                export_onnx(source.folder, source.signature, model, self.opset)
-            else:
-                self.convert(source, Path(scratch), model)
+            told = self.export(source, Path(scratch), model)
             executed = inspect(model, Path(scratch), source) | self.pack(model)
+            executed = told.added(executed) if told else executed
         return executed, fake_quant(model, source) if precision == "int8" else None
 
     def pack(self, model: Path) -> dict[str, int]:
@@ -129,19 +138,30 @@ class OrtBuild:
             executed = inspect(model, Path(scratch), source, found) | self.pack(model)
         return executed, found.reference
 
-    def convert(self, source: Source, scratch: Path, model: Path) -> None:
-        """Write the model in a lower precision than FP32."""
-        from karui.graph.ort_session import halve
+    def weights(self, source: Source, model: Path) -> tuple[dict[str, Any], list[Array] | None]:
+        """Weights in 8 or 4 bits, arithmetic in float."""
+        from karui.graph.weights.emit_onnx import write_weights
 
-        if source.numerics.default.startswith("int8"):
-            refuse_learned(source.folder)
-        exported = scratch / "exported.onnx"
-        export_onnx(source.folder, source.signature, exported, self.opset)
+        assert self.packing and self.writing
+        found = write_weights(source, self.packing, self.writing, self.opset, model)
+        unpacked = self.writing.form == "dequantize"
+        with tempfile.TemporaryDirectory() as scratch:
+            graph = optimised(model, Path(scratch), everything=True, unpacked=unpacked)
+        return executed_weights(graph, source, found, unpacked=unpacked), found.reference
+
+    def export(self, source: Source, scratch: Path, model: Path) -> Told | None:
+        """Write the model in FP32, or convert it; tells what stays in FP32 of one in FP16."""
         precision = source.numerics.default
+        exported = model if precision == "fp32" else scratch / "exported.onnx"
+        if precision.startswith("int8"):
+            refuse_learned(source.folder)
+        export_onnx(source.folder, source.signature, exported, self.opset)
         with foreign(BuildFailed, f"ONNX Runtime could not convert the model to {precision}"), quiet():
             if precision == "fp16":
-                halve(exported, model)
-            elif precision == "int8":
+                from karui.graph.onnx_half import halve
+
+                return halve(exported, model, source)
+            if precision == "int8":
                 static_int8(
                     source,
                     prepared(exported, scratch),
@@ -150,12 +170,19 @@ class OrtBuild:
                     per_channel=self.per_channel,
                     form="u8s7" if self.saturates else "u8s8",
                 )
-            else:
+            elif precision == "int8_dynamic":
                 dynamic_int8(source, prepared(exported, scratch), model)
+        return None
 
 
 def missing_packages() -> list[str]:
     return [name for name in PACKAGES if find_spec(name) is None]
+
+
+def refuses_weights(ask: Ask, packing: Packing) -> str | None:
+    from karui.graph.weights.store import refuses
+
+    return refuses(ask, packing)
 
 
 def refuses_layers(ask: Ask) -> str | None:
@@ -175,19 +202,24 @@ def inspect(model: Path, scratch: Path, source: Source, found: Quantized | None 
     The last optimisations only move layouts and fold casts; for INT8 they are left out, since they
     lose the nodes' names.
     """
+    int8 = source.numerics.default.startswith("int8")
+    return executed(optimised(model, scratch, everything=not int8), source, found)
+
+
+def optimised(model: Path, scratch: Path, *, everything: bool, unpacked: bool = False) -> Any:
+    """ONNX Runtime's own graph. everything: by all of its optimisations. unpacked: see ``options_for``."""
     import onnx
     import onnxruntime as ort
 
     from karui.graph.ort_session import options_for
 
-    path, options, level = scratch / "optimised.onnx", options_for(1), ort.GraphOptimizationLevel
-    int8 = source.numerics.default.startswith("int8")
-    options.graph_optimization_level = level.ORT_ENABLE_EXTENDED if int8 else level.ORT_ENABLE_ALL
+    path, options, level = scratch / "optimised.onnx", options_for(1, unpacked), ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if everything else level.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(path)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
     with foreign(BuildFailed, "ONNX Runtime cannot open the model"):
         ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    return executed(onnx.load(str(path), load_external_data=False).graph, source, found)
+    return onnx.load(str(path), load_external_data=False).graph
 
 
 def executed(graph: Any, source: Source, found: Quantized | None = None) -> dict[str, Any]:
@@ -216,6 +248,45 @@ def executed(graph: Any, source: Source, found: Quantized | None = None) -> dict
     if found:
         counts |= found.covered([node.name for node in int8])
     return counts | {"precision": asked, "detail": detail, "fallback": fallback}
+
+
+def executed_weights(graph: Any, source: Source, found: WeightOnly, *, unpacked: bool) -> dict[str, Any]:
+    """Counts of the kernels that read weights in few bits. Raises BuildFailed where layers read others."""
+    nodes = list(every_node(graph))
+    packed = [node for node in nodes if node.op_type == "MatMulNBits"]
+    tables = [node for node in nodes if node.op_type == "Gather" and "/rows_" in node.name]
+    floats = [node for node in nodes if node.op_type in FLOAT_KERNELS]
+    missing = found.layers - {path_of(node.name) for node in packed}
+    if missing and not unpacked:
+        why = f"{', '.join(sorted(missing)[:3])} would run in {listed(floats)}"
+        raise BuildFailed("ONNX Runtime would not multiply by the stored weights", why=why)
+    kernels = [*told_products(packed), *([f"look-ups in 8 bits x{len(tables)}"] if tables else [])]
+    kernels += ["products unpacked when opened"] if unpacked and found.layers else []
+    left = [f"in float: {listed(floats)}"] if floats else []
+    return {
+        "precision": source.numerics.default,
+        "weight_kernels": len(packed) + len(tables),
+        "float_kernels": len(floats),
+        "detail": "; ".join([", ".join(kernels), *left, found.told()]),
+        "fallback": list(found.fallback),
+    } | found.facts()
+
+
+def told_products(packed: Sequence[Any]) -> list[str]:
+    """MatMulNBits by the width of its weights and how it multiplies."""
+    kinds: Counter[tuple[int, int]] = Counter()
+    for node in packed:
+        known = {one.name: one.i for one in node.attribute}
+        kinds[known["bits"], known.get("accuracy_level", 0)] += 1
+    how = {
+        (8, 0): ", unpacked at each call: slow",
+        (4, 4): ", activations in 8 bits",
+        (8, 4): ", activations in 8 bits",
+    }
+    return [
+        f"MatMulNBits x{many} ({bits} bits{how.get((bits, level), '')})"
+        for (bits, level), many in sorted(kinds.items())
+    ]
 
 
 def in_float(graph: Any, floats: Sequence[Any], asked: str) -> dict[str, Any]:

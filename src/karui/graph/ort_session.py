@@ -1,4 +1,4 @@
-"""ONNX files computed by ONNX Runtime: sessions, calls, half precision. For all runtimes that write ONNX."""
+"""ONNX files computed by ONNX Runtime: sessions and calls. For all runtimes that write ONNX."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def session_of(model: Path, threads: int, provider: str = "cpu") -> Any:
+def session_of(model: Path, threads: int, provider: str = "cpu", *, unpacked: bool = False) -> Any:
     """Raises Unsupported where ONNX Runtime would run on something else than ``provider``: it only warns."""
     wanted = PROVIDERS[provider]
-    session = ort.InferenceSession(str(model), options_for(threads), providers=[wanted])
+    session = ort.InferenceSession(str(model), options_for(threads, unpacked), providers=[wanted])
     if (found := session.get_providers()[0]) != wanted[0]:
         raise Unsupported(f"{wanted[0]} did not start", why=f"ONNX Runtime fell back to {found}")
     return session
@@ -39,20 +39,23 @@ def refuses_provider(provider: str, precision: str) -> str | None:
     name, had = PROVIDERS[provider][0], ort.get_available_providers()
     if name not in had:
         return f"this onnxruntime has no {name}: it takes an NVIDIA GPU and the package onnxruntime-gpu"
-    if provider != "cpu" and precision.startswith("int8"):
+    if provider != "cpu" and precision.startswith("int"):
         return f"{name} gets no INT8 files: try int8@tensorrt"
     if provider == "tensorrt" and precision == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
         return "TensorRT would multiply FP32 with 10 bits: set NVIDIA_TF32_OVERRIDE=0, or try fp32@tensorrt"
     return None
 
 
-def options_for(threads: int) -> Any:
+def options_for(threads: int, unpacked: bool = False) -> Any:
+    """unpacked: weights behind DequantizeLinear become float tensors when the file is opened."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     if threads > 1:  # idle threads must not burn the cores of the next runtime in the round
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    if unpacked:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 
@@ -81,11 +84,3 @@ def predictor(session: Any, signature: Signature) -> Predict:
         return found
 
     return predict
-
-
-def halve(exported: Path, model: Path) -> None:
-    """Weights and arithmetic in fp16, by ONNX Runtime's converter; inputs and outputs keep their types."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    onnx.save(convert_float_to_float16(onnx.load(str(exported)), keep_io_types=True), str(model))

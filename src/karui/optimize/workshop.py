@@ -79,7 +79,8 @@ class Workshop:
         source = self.source(recipe)
         if model is not None:
             signature, example = self.job.signature, self.job.example
-            captured = capture(model, signature, example, folder / "source", cast_of(recipe))
+            data = self.job.splits.calibrate.inputs
+            captured = capture(model, signature, example, folder / "source", cast_of(recipe), data)
             source = folder / "source", captured
         return self.write(source, recipe, folder / "artifact")
 
@@ -135,7 +136,8 @@ class Workshop:
         except KaruiError as error:
             self.refused[key] = error  # steps can take long; another precision would hear the same
             raise
-        captured = capture(model, signature, self.job.example, folder, precision)
+        data = self.job.splits.calibrate.inputs
+        captured = capture(model, signature, self.job.example, folder, precision, data)
         if ranges:
             save_table(ranges, folder)
         if accounts:

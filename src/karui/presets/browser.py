@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from karui.budget import Budget
-from karui.numerics import PRECISIONS
+from karui.numerics import PRECISIONS, WEIGHT_BITS
 from karui.presets import _narrower, _spaces
 from karui.recipe import Recipe, parse_recipe
 from karui.space import Space
 
 RUNTIMES = ("ort_web",)
-COMPUTED = tuple(precision for precision in PRECISIONS if precision != "int8_weights")
+COMPUTED = tuple(precision for precision in PRECISIONS if precision not in WEIGHT_BITS)
 GPU = ("fp32@ort_web:provider=webgpu", "fp16@ort_web:provider=webgpu")
 PACKED = RUNTIMES  # files that store what is not zero
 

@@ -25,6 +25,7 @@ KINDS = {
     "int8": "INT8, calibrated (PTQ)",
     "int8_dynamic": "INT8, dynamic",
     "int8_weights": "INT8 weights only",
+    "int4_weights": "INT4 weights only",
     "quantize_aware": "INT8, trained (QAT)",
     "structured": "Structured pruning",
     "unstructured": "Unstructured pruning",
@@ -34,7 +35,7 @@ KINDS = {
     "several": "Several of these together",
     "other": "Other steps",
 }
-WHEN_TRIED = ("int8_weights", "several", "other")  # rows only where the run has such a recipe
+WHEN_TRIED = ("int8_weights", "int4_weights", "several", "other")  # rows only where the run has such a recipe
 STEPS = {
     "quantize_aware": "quantize_aware",
     "prune_channels": "structured",

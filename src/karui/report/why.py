@@ -229,6 +229,7 @@ def runs(run: Run, trial: Trial) -> Part:
         kernels(trial),
         other_precision(trial),
         multiplications(trial),
+        weights(trial),
         *fallbacks(trial),
         loud_layers(trial),
         verified(trial),
@@ -259,6 +260,13 @@ def multiplications(trial: Trial) -> Said | None:
     return Said("int8_kernels", f"{made} of {count(made + left, 'kernel')} that multiply are INT8.")
 
 
+def weights(trial: Trial) -> Said | None:
+    """The share of the weights that is stored in few bits."""
+    shares = {bits: fields.number(trial.data, "executed", "weights", bits) or 0.0 for bits in ("4", "8")}
+    told = [f"{words.percent(share)} in {bits} bits" for bits, share in shares.items() if share]
+    return Said("weights", f"Of the weights, {joined(told)} are stored.") if told else None
+
+
 def fallbacks(trial: Trial) -> Iterator[Said]:
     """What stayed in float, by reason."""
     counts: Counter[tuple[str, str]] = Counter()
@@ -267,7 +275,8 @@ def fallbacks(trial: Trial) -> Iterator[Said]:
     reasons = dict.fromkeys(reason for reason, _ in counts)
     for reason in list(reasons)[:REASONS]:
         operations = ", ".join(f"{op} x{n}" for (why, op), n in counts.items() if why == reason)
-        yield Said("fallback", f"Not in INT8: {operations}: {reason or 'no reason was given'}.")
+        where = "Weights in float" if fields.at(trial.data, "executed", "weights") else "Not in INT8"
+        yield Said("fallback", f"{where}: {operations}: {reason or 'no reason was given'}.")
 
 
 def loud_layers(trial: Trial) -> Said | None:

@@ -15,6 +15,7 @@ import torch
 import torch._inductor
 
 from karui.graph import inductor, inductor_int8
+from karui.graph.half import with_told
 from karui.graph.onnx import quiet
 from karui.graph.program import open_exported, predictor
 from karui.graph.ranges.table import save_table
@@ -46,7 +47,7 @@ class AotInductor(Runtime):
         if precision.startswith("int8"):
             return self.quantized(source, folder, notes)
         compile_into(folder, open_exported(source.folder / "model.pt2"))
-        return Built(inductor.executed(precision, Counter(), notes))
+        return Built(with_told(source, inductor.executed(precision, Counter(), notes)))
 
     def quantized(self, source: Source, folder: Path, notes: tuple[str, ...]) -> Built:
         found = inductor_int8.quantized(source, self.quantizer, self.calibration)

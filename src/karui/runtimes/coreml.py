@@ -59,6 +59,8 @@ class CoreMl(Runtime):
             return "Core ML has no bfloat16"
         if precision in ("int8", "int8_dynamic"):
             return "Core ML Tools finds ranges of activations on macOS only: try int8_weights"
+        if precision == "int4_weights":
+            return "weights in groups of 4 bits are not made for it: try int8_weights@coreml:palette=4"
         if ask.numerics.rules or ask.numerics.facts:
             return "it runs the whole model in one precision"
         return None

@@ -14,7 +14,8 @@ from karui import host
 from karui.graph.onnx import OPSET, every_node
 from karui.graph.ort_build import FLOAT_KERNELS, OrtBuild, listed
 from karui.graph.ort_session import PROVIDERS, predictor, refuses_provider, session_of
-from karui.numerics import Calibration
+from karui.graph.weights.options import BLOCKS, Packing, Writing
+from karui.numerics import WEIGHT_BITS, Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ class OnnxRuntime(Runtime):
     """``calibration``, ``per_channel`` and ``quantizer`` (karui's table, or ONNX Runtime's own) are of
     static INT8. pack_zeros: weights that are mostly zero are stored so (graph/onnx_zeros). provider: where it
     runs; ``cuda`` and ``tensorrt`` need an NVIDIA GPU and onnxruntime-gpu.
+
+    Of weights in 8 or 4 bits (calibration is ``minmax`` or ``mse`` there): ``group``, ``symmetric`` and
+    ``rounding`` (graph/weights/options); form: nbits keeps them packed and multiplies by them, dequantize is
+    plain ONNX (opset 21) that is unpacked when it is opened; accuracy_level 4 rounds activations to 8 bits at
+    each call.
     """
 
     opset: int = OPSET
@@ -36,12 +42,31 @@ class OnnxRuntime(Runtime):
     quantizer: Literal["karui", "onnxruntime"] = "karui"
     pack_zeros: bool = True
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    group: Literal[16, 32, 64, 128] = 64
+    symmetric: bool = False
+    rounding: Literal["gptq", "nearest"] | None = None
+    form: Literal["nbits", "dequantize"] = "nbits"
+    accuracy_level: Literal[0, 4] = 0
 
     WHERE = frozenset({"provider"})
 
     def refuses(self, ask: Ask) -> str | None:
-        reason = refuses_provider(self.provider, ask.numerics.default)
+        precision = ask.numerics.default
+        reason = refuses_provider(self.provider, precision) or self.refuses_form(precision)
         return reason or self.how(frozenset(ask.flags)).refuses(ask)
+
+    def refuses_form(self, precision: str) -> str | None:
+        if self.form == "nbits":
+            return None
+        if precision not in WEIGHT_BITS:
+            return f"form={self.form} is of int8_weights and int4_weights"
+        if self.accuracy_level:
+            return "accuracy_level is of products with packed weights: form=nbits"
+        return (
+            None
+            if self.opset >= BLOCKS
+            else f"ONNX knows blocks of weights from opset {BLOCKS} on: opset={BLOCKS}"
+        )
 
     def how(self, flags: frozenset[str]) -> OrtBuild:
         return OrtBuild(
@@ -51,6 +76,8 @@ class OnnxRuntime(Runtime):
             self.quantizer,
             self.pack_zeros and self.provider == "cpu",
             host.saturates(flags),
+            Packing(self.group, self.symmetric, self.calibration, self.rounding),
+            Writing(self.form, self.accuracy_level),
         )
 
     def casts_in_torch(self, precision: str) -> bool:
@@ -60,11 +87,15 @@ class OnnxRuntime(Runtime):
         model = folder / "model.onnx"
         executed, reference = self.how(source.flags).write(source, model)
         if self.provider != "cpu":
-            executed = elsewhere(model, source.numerics.default, self.provider)
+            kept = {key: executed[key] for key in ("fallback",) if key in executed}
+            executed = elsewhere(model, source.numerics.default, self.provider) | kept
         return Built(executed, reference)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
-        return predictor(session_of(folder / "model.onnx", threads, self.provider), signature)
+        return predictor(
+            session_of(folder / "model.onnx", threads, self.provider, unpacked=self.form == "dequantize"),
+            signature,
+        )
 
 
 def elsewhere(model: Path, precision: str, provider: str) -> dict[str, Any]:

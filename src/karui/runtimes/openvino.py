@@ -11,7 +11,6 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -33,7 +32,18 @@ from karui.graph.onnx import (
     refuses_rules,
     refuses_table,
 )
-from karui.numerics import Calibration
+from karui.graph.ov_kernels import (
+    INT8,
+    RECURRENT,
+    Kernel,
+    executed_weights,
+    kernels_of,
+    listed,
+    products_of,
+    readers_of,
+)
+from karui.graph.weights.options import Packing
+from karui.numerics import WEIGHT_BITS, Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
 
 if TYPE_CHECKING:
@@ -62,16 +72,6 @@ with no_telemetry():
     import openvino as ov
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16"}
-RECURRENT = ("RNNSeq", "RNNCell")
-KERNELS = (
-    "Convolution",
-    "Deconvolution",
-    "FullyConnected",
-    "MatMul",
-    "ScaledDotProductAttention",
-    *RECURRENT,
-)
-INT8 = ("i8", "u8")
 CALIBRATE_ROWS = 16  # samples held at once while ranges are found
 LITERAL = {"LP_TRANSFORMS_MODE": False, "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  # no INT8 kernels
 
@@ -81,12 +81,19 @@ LITERAL = {"LP_TRANSFORMS_MODE": False, "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  #
 class OpenVino(Runtime):
     """``calibration`` and ``quantizer`` (karui's table, or NNCF) are of static INT8.
 
+    Of weights in 8 or 4 bits (calibration is ``minmax`` or ``mse`` there): ``group``, ``symmetric`` and
+    ``rounding`` (graph/weights/options); accuracy_level 4 rounds activations to 8 bits at each call.
+
     "mean", over samples of each one's extremes, is NNCF's own choice; it clips, and lost 5 to 20 dB against
     the extremes on four of five networks of the benchmark.
     """
 
     calibration: Literal[Calibration, "mean"] = "minmax"
     quantizer: Literal["karui", "nncf"] = "karui"
+    group: Literal[16, 32, 64, 128] = 64
+    symmetric: bool = False
+    rounding: Literal["gptq", "nearest"] | None = None
+    accuracy_level: Literal[0, 4] = 0
 
     def refuses(self, ask: Ask) -> str | None:
         precision = ask.numerics.default
@@ -98,7 +105,20 @@ class OpenVino(Runtime):
             return "this CPU has no bfloat16 instructions"
         if precision == "int8_dynamic":
             return "OpenVINO's CPU quantizes activations dynamically only for language models of INT8 weights"
+        if precision in WEIGHT_BITS:
+            return self.refuses_weights(ask)
         return (self.refuses_int8(ask) if precision == "int8" else None) or refuses_rules(ask.numerics)
+
+    def refuses_weights(self, ask: Ask) -> str | None:
+        from karui.graph.weights.store import refuses
+
+        if self.quantizer == "nncf":
+            return "weights in 8 or 4 bits are rounded by karui: quantizer=karui"
+        return refuses(ask, self.packing)
+
+    @property
+    def packing(self) -> Packing:
+        return Packing(self.group, self.symmetric, self.calibration, self.rounding)
 
     def refuses_int8(self, ask: Ask) -> str | None:
         if not ask.calibrated:
@@ -115,8 +135,12 @@ class OpenVino(Runtime):
 
     def build(self, source: Source, folder: Path) -> Built:
         precision = source.numerics.default
-        hint = "bf16" if precision == "bf16" else "f32"
-        (folder / "openvino.json").write_text(json.dumps({"precision_hint": hint}), encoding="utf-8")
+        pinned: dict[str, Any] = {"precision_hint": "bf16" if precision == "bf16" else "f32"}
+        if precision in WEIGHT_BITS:  # else OpenVINO rounds activations by itself
+            pinned["activation_group"] = self.group if self.accuracy_level else 0
+        (folder / "openvino.json").write_text(json.dumps(pinned), encoding="utf-8")
+        if precision in WEIGHT_BITS:
+            return self.weights(source, folder)
         if precision == "int8" and self.quantizer == "karui":
             return self.from_table(source, folder)
         kept, products = self.convert(source, folder / "model.xml")
@@ -141,6 +165,23 @@ class OpenVino(Runtime):
         int8 = [name for kernel in kernels if kernel.precision in INT8 for name in kernel.names]
         return Built(executed(kernels, "int8", kept) | found.covered(int8), found.reference)
 
+    def weights(self, source: Source, folder: Path) -> Built:
+        """Weights in 8 or 4 bits, arithmetic in float."""
+        from karui.graph.weights.emit_onnx import answering, write_weights
+        from karui.graph.weights.options import Writing
+
+        with tempfile.TemporaryDirectory() as scratch:
+            exported = Path(scratch) / "model.onnx"
+            found = write_weights(source, self.packing, Writing(), OPSET, exported)
+            named = answering(exported)
+            with foreign(BuildFailed, "OpenVINO could not read the model with stored weights"), quiet():
+                ov.save_model(ov.Core().read_model(exported), folder / "model.xml", compress_to_fp16=False)
+        with foreign(BuildFailed, "OpenVINO cannot open the model"):
+            ops = compiled_from(folder, 1).get_runtime_model().get_ordered_ops()
+        if self.accuracy_level:
+            refuse_unrounded(folder, source)
+        return Built(executed_weights(ops, source, found, self.accuracy_level, named), found.reference)
+
     def convert(self, source: Source, path: Path) -> tuple[set[str], set[str]]:
         """Write the model; tells the operations that rules keep in FP32, and the matrix products."""
         precision = source.numerics.default
@@ -152,6 +193,8 @@ class OpenVino(Runtime):
             with foreign(BuildFailed, f"OpenVINO could not convert the model to {precision}"), quiet():
                 model = ov.Core().read_model(exported)
                 kept = kept_in_float(module_paths(model), source.numerics)
+                if precision == "fp16":
+                    check_weights(model)
                 if precision == "int8":
                     model = by_nncf(model, source, kept, self.calibration)
                 ov.save_model(model, path, compress_to_fp16=precision == "fp16")
@@ -159,6 +202,30 @@ class OpenVino(Runtime):
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         return predictor(compiled_from(folder, threads), signature)
+
+
+def refuse_unrounded(folder: Path, source: Source) -> None:
+    """Raise Unsupported where OpenVINO rounds no activation, though it was asked to: it does not tell."""
+    rows = next(batches(source.probe, source.signature, CALIBRATE_ROWS))
+    plain = compiled_from(folder, 1, {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0})
+    answered = [predictor(one, source.signature)(rows) for one in (plain, compiled_from(folder, 1))]
+    if all((mine == theirs).all() for mine, theirs in zip(*answered, strict=True)):
+        raise Unsupported(
+            "OpenVINO would round no activations to 8 bits",
+            why="its kernels for that want larger layers, or another CPU",
+            fix="accuracy_level=0",
+        )
+
+
+def check_weights(model: Any) -> None:
+    """Raises Unsupported for a matrix that FP16 does not hold."""
+    from karui.graph import half
+
+    for op in model.get_ops():
+        if op.get_type_name() != "Constant" or len(op.shape) < 2 or op.get_element_type() != ov.Type.f32:
+            continue
+        if (largest := float(abs(op.data).max(initial=0.0))) > half.LARGEST:
+            half.refuse_weight(op.get_friendly_name(), largest)
 
 
 def by_nncf(model: Any, source: Source, kept: list[str], calibration: str) -> Any:
@@ -210,10 +277,6 @@ def has_attention(model: Any) -> bool:
     return False
 
 
-def readers_of(op: Any) -> list[Any]:
-    return [port.get_node() for output in op.outputs() for port in output.get_target_inputs()]
-
-
 def module_paths(model: Any) -> dict[str, str]:
     """The module path of each operation, told by its name or by its weight's."""
     plain = ("Constant", "Parameter", "Result")
@@ -236,61 +299,9 @@ def weight_of(op: Any) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """One operation of the compiled graph; ``names`` are those of the operations it stands for."""
-
-    kind: str
-    precision: str
-    names: tuple[str, ...]
-
-
 def kernels_in(folder: Path, products: set[str]) -> list[Kernel]:
     with foreign(BuildFailed, "OpenVINO cannot open the model"):
         return kernels_of(compiled_from(folder, 1), products)
-
-
-def kernels_of(compiled: Any, products: set[str]) -> list[Kernel]:
-    """The compiled graph's products, convolutions and recurrences, also those inside fused subgraphs."""
-    ops = compiled.get_runtime_model().get_ordered_ops()
-    found = [as_kernel(op) for op in ops if told(op, "layerType") in KERNELS]
-    apart = {name for kernel in found for name in kernel.names}
-    fused = [as_kernel(op) for op in ops if told(op, "layerType") == "Subgraph"]
-    return found + [kernel for kernel in fused if (products - apart).intersection(kernel.names)]
-
-
-def products_of(model: Any) -> set[str]:
-    """Names that a matrix product can have in the compiled graph: its own, or that of its bias's sum."""
-    todo = [op for op in model.get_ops() if op.get_type_name() == "MatMul"]
-    names: set[str] = set()
-    while todo:
-        op = todo.pop()
-        names.add(op.get_friendly_name())
-        if op.get_type_name() != "Add":
-            todo += [reader for reader in readers_of(op) if reader.get_type_name() in ("Multiply", "Add")]
-    return names
-
-
-def as_kernel(op: Any) -> Kernel:
-    names = told(op, "originalLayersNames").split(",")
-    return Kernel(told(op, "layerType"), precision_of(op), tuple(names))
-
-
-def precision_of(op: Any) -> str:
-    """The type of its activations: ``runtimePrecision`` alone may be the one its weights are stored in.
-
-    A subgraph that quantizes for itself takes floats, but its weights are INT8.
-    """
-    if told(op, "runtimePrecision") == "bf16":
-        return "bf16"
-    types = [str(port.get_element_type().get_type_name()) for port in op.inputs()]
-    inner = types if told(op, "layerType") == "Subgraph" else []
-    return next((kind for kind in inner if kind in INT8), types[0])
-
-
-def told(op: Any, key: str) -> str:
-    info = op.get_rt_info()
-    return str(info[key].astype(str)) if key in info else ""
 
 
 def executed(kernels: Sequence[Kernel], asked: str, kept: set[str]) -> dict[str, Any]:
@@ -332,11 +343,6 @@ def why_float(kernel: Kernel, kept: set[str]) -> str:
     return "OpenVINO found no INT8 form of it"
 
 
-def listed(kernels: Sequence[Kernel]) -> str:
-    counts = Counter(f"{kernel.kind} {kernel.precision}" for kernel in kernels)
-    return ", ".join(f"{kind} x{n}" for kind, n in counts.items()) or "no product or convolution"
-
-
 def reference(folder: Path, source: Source, products: set[str]) -> list[Array] | None:
     """The fake-quant reference: quantize and dequantize literally, around float kernels.
 
@@ -361,6 +367,8 @@ def compiled_from(folder: Path, threads: int, extra: Mapping[str, Any] | None = 
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # as in every other runtime: the system may move it off a busy core
     }
+    if "activation_group" in pinned:
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = pinned["activation_group"]
     return ov.Core().compile_model(folder / "model.xml", "CPU", properties | dict(extra or {}))
 
 

@@ -32,8 +32,9 @@ from karui.graph.onnx import (
 )
 from karui.graph.onnx_bf16 import OPSET as BF16_OPSET
 from karui.graph.onnx_bf16 import in_float, to_bf16
+from karui.graph.onnx_half import halve
 from karui.graph.ort_quantizers import METHODS, prepared, static_int8
-from karui.graph.ort_session import halve, literally, predictor, reference
+from karui.graph.ort_session import literally, predictor, reference
 from karui.graph.tensorrt import files, rules
 from karui.graph.tensorrt.grids import PAIR, PRODUCTS
 from karui.graph.tensorrt.seen import Seen, called
@@ -45,6 +46,7 @@ from karui.runtimes import Ask, Built, Runtime, Source
 if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.data import Array, Arrays
+    from karui.graph.half import Told
     from karui.graph.ranges.program import Quantized
     from karui.runtimes import Predict
 
@@ -103,11 +105,12 @@ class TensorRt(Runtime):
 
     def build(self, source: Source, folder: Path) -> Built:
         model, precision = folder / MODEL, source.numerics.default
-        found = self.write(source, model)
+        found, told = self.write(source, model)
         with foreign(BuildFailed, "the ONNX file cannot be read back"):
             written = onnx.load(str(model))
         rules.require(written)
         executed = facts(written, source, found)
+        executed = told.added(executed) if told else executed
         theirs = named_as(written.graph, source.signature)
         files.write_files(folder, theirs, self.settings(source, executed))
         self.write_rows(source, theirs, folder)
@@ -117,19 +120,20 @@ class TensorRt(Runtime):
             return Built(executed)
         return Built(executed, found.reference if found else reference(model, source))
 
-    def write(self, source: Source, model: Path) -> Quantized | None:
-        """The file in the precision that was asked for; gives what is known of INT8 from the table."""
+    def write(self, source: Source, model: Path) -> tuple[Quantized | None, Told | None]:
+        """The file in the precision that was asked for; gives what is known of INT8 from the table, and what
+        stays in FP32 of a file in FP16.
+        """
         precision = source.numerics.default
         if precision == "int8" and self.quantizer == "karui":
-            return self.from_table(source, model)
+            return self.from_table(source, model), None
         if precision == "int8":
             refuse_learned(source.folder)
         with tempfile.TemporaryDirectory() as scratch:
             exported = model if precision == "fp32" else Path(scratch) / "exported.onnx"
             export_onnx(source.folder, source.signature, exported, self.opset)
             with foreign(BuildFailed, f"the ONNX file could not be converted to {precision}"), quiet():
-                self.convert(source, exported, model)
-        return None
+                return None, self.convert(source, exported, model)
 
     def from_table(self, source: Source, model: Path) -> Quantized:
         from karui.graph.ranges import emit_onnx, profiles
@@ -139,15 +143,16 @@ class TensorRt(Runtime):
         save_table(found.table, model.parent)
         return found
 
-    def convert(self, source: Source, exported: Path, model: Path) -> None:
+    def convert(self, source: Source, exported: Path, model: Path) -> Told | None:
         precision = source.numerics.default
         if precision == "fp16":
-            halve(exported, model)
-        elif precision == "bf16":
+            return halve(exported, model, source)
+        if precision == "bf16":
             to_bf16(exported, model)
         elif precision == "int8":
             ready = prepared(exported, exported.parent)
             static_int8(source, ready, model, self.calibration, form="s8s8")
+        return None
 
     def settings(self, source: Source, executed: dict[str, Any]) -> dict[str, Any]:
         """What an engine of the file is built with."""
@@ -198,7 +203,7 @@ def facts(written: Any, source: Source, found: Quantized | None) -> dict[str, An
         known |= {"int8_layers": len(int8), "float_layers": len(floats)}
     return {
         "precision": precision,
-        "detail": detail(precision, int8, floats)
+        "detail": detail(precision, int8, floats, seen)
         + (f"; 2:4 zeros in {len(sparse)} layers" if sparse else ""),
         "sparse_layers": len(sparse),
         "sparse_layers_of": len(able),
@@ -223,9 +228,11 @@ def in_int8(seen: Seen, node: Any) -> bool:
     )
 
 
-def detail(precision: str, int8: Sequence[Any], floats: Sequence[Any]) -> str:
-    parts = {"int8": int8, "fp32" if precision == "int8" else precision: floats}
-    told = [f"{listed(nodes)} in {word}" for word, nodes in parts.items() if nodes]
+def detail(precision: str, int8: Sequence[Any], floats: Sequence[Any], seen: Seen) -> str:
+    wide = [node for node in floats if precision == "fp16" and seen.types.get(node.output[0]) == "FLOAT"]
+    rest = [node for node in floats if node not in wide]
+    parts = {"int8": int8, "fp32" if precision == "int8" else precision: rest, "fp32 ": wide}
+    told = [f"{listed(nodes)} in {word.strip()}" for word, nodes in parts.items() if nodes]
     return "; ".join(told) or "no product or convolution"
 
 

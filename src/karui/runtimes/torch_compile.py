@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import torch
 
 from karui.graph import inductor, inductor_int8
+from karui.graph.half import with_told
 from karui.graph.onnx import quiet
 from karui.graph.placement import Placement
 from karui.graph.program import open_exported, save_exported
@@ -75,7 +76,7 @@ class TorchCompile(Runtime):
         save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
         made_by = ["Inductor", f"mode {self.mode}"] if self.backend == "inductor" else ["torch-tensorrt"]
         detail = ", ".join([*made_by, *self.place.told(), JIT])
-        return Built({"precision": precision, "detail": detail})
+        return Built(with_told(source, {"precision": precision, "detail": detail}))
 
     def quantized(self, source: Source, folder: Path) -> Built:
         """Quantize and compile once here, which tells whether INT8 kernels come out of it."""

@@ -18,6 +18,7 @@ from karui.errors import Unsupported
 from karui.graph import csr
 from karui.graph.call import tensors_of
 from karui.graph.capture import repeat
+from karui.graph.half import with_told
 from karui.graph.placement import PLAIN, Placement
 from karui.graph.program import open_exported, open_program, save_exported
 from karui.graph.program import predictor as predictor_of
@@ -49,8 +50,9 @@ class TorchEager(Runtime):
             return "the model was given as ONNX: there is no torch module to run"
         if ask.numerics.rules:
             return "it runs the whole model in one precision"
-        if ask.numerics.default.startswith("int8"):
-            return "PyTorch's eager INT8 kernels belong to a deprecated package"
+        if ask.numerics.default.startswith("int"):
+            kind = ask.numerics.default[:4].upper()
+            return f"PyTorch's eager {kind} kernels belong to a deprecated package"
         if self.sparse and ask.numerics.default != "fp32":
             return "PyTorch multiplies compressed rows in FP32 only"
         if self.sparse and self.place != PLAIN:
@@ -68,7 +70,7 @@ class TorchEager(Runtime):
         save_exported(open_exported(source.folder / "model.pt2"), folder / "model.pt2")
         detail = ", ".join([f"PyTorch {torch.__version__} kernels", *self.place.told()])
         facts = {"precision": source.numerics.default, "detail": detail}
-        return Built(facts | self.as_rows(source, folder) if self.sparse else facts)
+        return Built(facts | self.as_rows(source, folder) if self.sparse else with_told(source, facts))
 
     def as_rows(self, source: Source, folder: Path) -> dict[str, Any]:
         """Choose the layers that run as CSR; raises Unsupported where none is faster so."""

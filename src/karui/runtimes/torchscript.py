@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from karui.errors import BuildFailed, foreign
+from karui.graph.half import with_told
 from karui.graph.onnx import quiet
 from karui.graph.program import predictor
 from karui.runtimes import Ask, Built, Runtime, Source
@@ -36,8 +37,9 @@ class TorchScript(Runtime):
     def refuses(self, ask: Ask) -> str | None:
         if ask.form != "torch":
             return "the model was given as ONNX: there is no torch module to trace"
-        if ask.numerics.default.startswith("int8"):
-            return "TorchScript's INT8 operations belong to a deprecated package"
+        if ask.numerics.default.startswith("int"):
+            kind = ask.numerics.default[:4].upper()
+            return f"TorchScript's {kind} operations belong to a deprecated package"
         if ask.numerics.rules or ask.numerics.facts:
             return "it runs the whole model in one precision"
         return None
@@ -60,7 +62,8 @@ class TorchScript(Runtime):
             shutil.copyfile(given, folder / "model.pt")
         detail = f"TorchScript interpreter, PyTorch {torch.__version__} kernels, "
         detail += f"not frozen ({reason})" if reason else "frozen"
-        return Built({"precision": source.numerics.default, "detail": detail, "frozen": not reason})
+        facts = {"precision": source.numerics.default, "detail": detail, "frozen": not reason}
+        return Built(with_told(source, facts))
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)

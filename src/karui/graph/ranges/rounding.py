@@ -36,18 +36,31 @@ def loss(q: Tensor, weights: Tensor, scale: Tensor, H: Tensor) -> Tensor:
     return (apart @ H * apart).sum(-1)
 
 
-def gptq(weights: Tensor, scale: Tensor, grid: Grid, H: Tensor, ridge: float = 1e-2) -> Tensor:
-    """weights: (outputs, n) and H: (n, n), both float64; scale: (outputs, 1). Large diagonals come first."""
+def gptq(
+    weights: Tensor,
+    scale: Tensor,
+    grid: Grid,
+    H: Tensor,
+    ridge: float = 1e-2,
+    zero: Tensor | None = None,
+) -> Tensor:
+    """weights: (outputs, n) and H: (n, n), both float64; scale and zero point: (outputs, 1) or (outputs, n).
+
+    Large diagonals come first.
+    """
     order = H.diagonal().argsort(descending=True)
     left, q, there = weights[:, order].clone(), torch.zeros_like(weights), weights[:, order] != 0
+    steps = scale.expand_as(weights)[:, order]
+    zeros = torch.zeros_like(steps) if zero is None else zero.expand_as(weights)[:, order]
     upper = torch.linalg.cholesky(inverse(H[order][:, order], ridge), upper=True)
     n = len(order)
     for start in range(0, n, BLOCK):
         end = min(start + BLOCK, n)
         errors = torch.zeros(len(left), end - start, dtype=left.dtype)
         for i in range(start, end):
-            q[:, i] = nearest(left[:, i : i + 1], scale, grid)[:, 0] * there[:, i]
-            error = (left[:, i] - q[:, i] * scale[:, 0]) / upper[i, i]
+            whole = ((left[:, i] / steps[:, i]).round() + zeros[:, i]).clamp(grid.low, grid.high)
+            q[:, i] = torch.where(there[:, i], whole, zeros[:, i])
+            error = (left[:, i] - (q[:, i] - zeros[:, i]) * steps[:, i]) / upper[i, i]
             left[:, i:end] -= error.unsqueeze(1) * upper[i, i:end]
             errors[:, i - start] = error
         left[:, end:] -= errors @ upper[start:end, end:]
