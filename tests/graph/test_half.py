@@ -128,7 +128,7 @@ def test_without_that_the_same_model_gives_nan(nets):
 
 @pytest.mark.gate
 def test_the_onnx_file_holds_in_the_types_that_it_says(nets, tmp_path):
-    """By the reference evaluator, which keeps each value in the file's type; ONNX Runtime on a CPU does not."""
+    """By the reference evaluator, which keeps values in the file's types; ONNX Runtime on a CPU does not."""
     net = nets["loud"]
     (rows,) = net.source.probe.values()
     export_onnx(net.source.folder, net.source.signature, tmp_path / "plain.onnx")

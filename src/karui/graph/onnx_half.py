@@ -45,7 +45,7 @@ def halve(exported: Path, model: Path, source: Source) -> half.Told:
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     plain = onnx.load(str(exported))
-    name_nodes(plain.graph)
+    ready(plain.graph)
     check_weights(plain.graph)
     largest = extremes(plain, source)
     kept = near(plain.graph, largest)
@@ -69,10 +69,15 @@ def halve(exported: Path, model: Path, source: Source) -> half.Told:
     return half.Told(fallback, dict(sensitive))
 
 
-def name_nodes(graph: Any) -> None:
-    """The converter knows nodes by their names."""
+def ready(graph: Any) -> None:
+    """As the converter wants it: it knows nodes by their names, and takes a stored tensor whose type is
+    recorded for one that it has converted.
+    """
     for i, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{i}"
+    stored = {tensor.name for tensor in graph.initializer}
+    for value in [value for value in graph.value_info if value.name in stored]:
+        graph.value_info.remove(value)
 
 
 def check_weights(graph: Any) -> None:
@@ -140,6 +145,7 @@ def joined(model: Any, original: Collection[str]) -> Any:
     """
     graph = model.graph
     del graph.value_info[:]  # of the float model
+    drop_twins(graph)
     renamed = round_trips(graph, original)
     for node in every_node(graph):
         for names in (node.input, node.output):
@@ -153,6 +159,15 @@ def joined(model: Any, original: Collection[str]) -> Any:
     ordered = ir.from_proto(model)
     ordered.graph.sort()
     return ir.to_proto(ordered)
+
+
+def drop_twins(graph: Any) -> None:
+    """The converter casts a tensor once for each of its readers, always under the same name."""
+    seen: set[str] = set()
+    for node in list(graph.node):
+        if seen.intersection(node.output):
+            graph.node.remove(node)
+        seen.update(name for name in node.output if name)
 
 
 def round_trips(graph: Any, original: Collection[str]) -> dict[str, str]:
