@@ -156,6 +156,10 @@ CASES: dict[str, dict[str, Case]] = {
         doc(("./executed/int8_kernels", 7), ("./executed/float_kernels", 1)),
         doc(("./executed/float_kernels", 1)), "7 of 8 kernels",
     ),
+    "weights": (
+        doc(("./executed/weights", {"4": 0.471, "8": 0.529})), doc(("./executed/weights", {"32": 1.0})),
+        "Of the weights, 47.1 % in 4 bits and 52.9 % in 8 bits are stored",
+    ),
     "fallback": (
         doc(("./executed/fallback", [{"op": "Gemm", "reason": "kept in FP32 by a rule"}] * 2)),
         doc(("./executed/fallback", [])), "Not in INT8: Gemm x2: kept in FP32 by a rule",

@@ -267,6 +267,13 @@ def weights(trial: Trial) -> Said | None:
     return Said("weights", f"Of the weights, {joined(told)} are stored.") if told else None
 
 
+def left_out(trial: Trial) -> str:
+    """How those are called that stayed as they were."""
+    if fields.at(trial.data, "executed", "weights"):
+        return "Weights in float"
+    return "In FP32" if trial.precision == "fp16" else "Not in INT8"
+
+
 def fallbacks(trial: Trial) -> Iterator[Said]:
     """What stayed in float, by reason."""
     counts: Counter[tuple[str, str]] = Counter()
@@ -275,8 +282,7 @@ def fallbacks(trial: Trial) -> Iterator[Said]:
     reasons = dict.fromkeys(reason for reason, _ in counts)
     for reason in list(reasons)[:REASONS]:
         operations = ", ".join(f"{op} x{n}" for (why, op), n in counts.items() if why == reason)
-        where = "Weights in float" if fields.at(trial.data, "executed", "weights") else "Not in INT8"
-        yield Said("fallback", f"{where}: {operations}: {reason or 'no reason was given'}.")
+        yield Said("fallback", f"{left_out(trial)}: {operations}: {reason or 'no reason was given'}.")
 
 
 def loud_layers(trial: Trial) -> Said | None:
