@@ -78,7 +78,8 @@ def capture(
         torch.export.save(program, stored)
     (folder / "model.pt2").write_bytes(stored.getbuffer())
     signature = dataclasses.replace(signature, dynamic_batch=dynamic)
-    seen = halved(folder, signature, calibrate or example) if precision == "fp16" else flat
+    data = calibrate if calibrate and len(next(iter(calibrate.values()))) else example
+    seen = halved(folder, signature, data) if precision == "fp16" else flat
     trace(seen, repeat(example, EXAMPLE_ROWS if dynamic else signature.batch), folder / "traced.pt")
     return signature
 
