@@ -114,6 +114,7 @@ def from_file(path: Path) -> dict[str, np.ndarray]:
     """The float weights that a file's whole numbers stand for, by the operators' documentation."""
     graph = onnx.load(path).graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    layer_of = {name: node.name.partition("/")[0] for node in graph.node for name in node.input}
     found = {}
     for node in graph.node:
         if node.op_type == "MatMulNBits":
@@ -127,7 +128,7 @@ def from_file(path: Path) -> dict[str, np.ndarray]:
             block = next(one.i for one in node.attribute if one.name == "block_size")
             whole, scale, zero = (stored[name].astype(np.float32) for name in node.input)
             wide = [np.repeat(part, block, 0)[: len(whole)] for part in (scale, zero)]
-            found[node.name.partition("/")[0]] = ((whole - wide[1]) * wide[0]).T
+            found[layer_of[node.output[0]]] = ((whole - wide[1]) * wide[0]).T
     return found
 
 
@@ -200,7 +201,7 @@ def test_a_file_is_about_a_quarter_and_a_seventh_of_fp32(made, runtime):
         .st_size
         for precision in ("fp32", "int8_weights", "int4_weights")
     }
-    assert sizes["int8_weights"] <= 0.285 * sizes["fp32"]
+    assert sizes["int8_weights"] <= 0.28 * sizes["fp32"]
     table, rest = 300 * 128, 128 * 512 + 512 * 200 + 200 * 128 + 128 * 5
     expected = (0.26 * table + 0.15 * rest) / (table + rest)
     assert sizes["int4_weights"] <= (expected + 0.015) * sizes["fp32"]

@@ -140,6 +140,7 @@ class OrtBuild:
 
     def weights(self, source: Source, model: Path) -> tuple[dict[str, Any], list[Array] | None]:
         """Weights in 8 or 4 bits, arithmetic in float."""
+        from karui.graph.onnx_lean import lean
         from karui.graph.weights.emit_onnx import write_weights
 
         assert self.packing and self.writing
@@ -147,6 +148,7 @@ class OrtBuild:
         unpacked = self.writing.form == "dequantize"
         with tempfile.TemporaryDirectory() as scratch:
             graph = optimised(model, Path(scratch), everything=True, unpacked=unpacked)
+        lean(model)
         return executed_weights(graph, source, found, unpacked=unpacked), found.reference
 
     def export(self, source: Source, scratch: Path, model: Path) -> Told | None:
