@@ -244,9 +244,15 @@ def told(error: KaruiError) -> dict[str, Any]:
 
 def raise_told(answer: Mapping[str, Any]) -> None:
     """Raise the error that an answer tells, if it does."""
-    if error := answer.get("error"):
-        kind = KINDS.get(error["kind"], MeasureFailed)
-        raise kind(error["what"], why=error["why"], fix=error["fix"])
+    if error := error_told(answer):
+        raise error
+
+
+def error_told(answer: Mapping[str, Any]) -> KaruiError | None:
+    """The inverse of ``told``; None for an answer that tells no error."""
+    if not (error := answer.get("error")):
+        return None
+    return KINDS.get(error["kind"], MeasureFailed)(error["what"], why=error["why"], fix=error["fix"])
 
 
 @contextlib.contextmanager

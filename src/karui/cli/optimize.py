@@ -53,6 +53,10 @@ SAVED = (
     "mixed",
     "search",
     "objective",
+    "jobs",
+    "ray",
+    "trial_cpus",
+    "trial_memory",
     "pace",
     "timeout",
 )
@@ -85,7 +89,32 @@ def declare(parser: argparse.ArgumentParser) -> None:
         default="latency",
         help="what shall be least inside the budget (default: latency)",
     )
+    declare_help(parser)
     declare_run(parser)
+
+
+def declare_help(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="build, train and score trials in N processes; each is timed when none of them works",
+    )
+    parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="do so on this Ray cluster, HOST:PORT or auto, in --jobs processes at most",
+    )
+    parser.add_argument(
+        "--trial-cpus",
+        type=int,
+        default=0,
+        metavar="N",
+        help="CPUs for each of them (default: an even share of this machine, 1 of a cluster's)",
+    )
+    parser.add_argument("--trial-memory", metavar="2GB", help="memory for each of them (default: no limit)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from karui import presets
 if TYPE_CHECKING:
     from karui.budget import Budget
     from karui.optimize import Settings
+    from karui.optimize.crew import Help
     from karui.target import Target
 
 TASK_FORMS = (
@@ -117,12 +118,23 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
         stop_at=options.get("stop_at"),
         mixed=options.get("mixed", Settings.mixed),
         search=options.get("search") or 0,
+        help=help_of(options),
         pace=trial,
         final=final,
         limits=Limits(seconds=parse_seconds(options["timeout"])),
         seed=options["seed"],
         command=command,
     )
+
+
+def help_of(options: Mapping[str, Any]) -> Help:
+    from karui.optimize.crew import Help
+    from karui.optimize.engines import Share
+    from karui.units import parse_bytes
+
+    memory = options.get("trial_memory")
+    share = Share(options.get("trial_cpus") or 0, parse_bytes(memory) if memory else 0)
+    return Help(options.get("jobs") or 0, options.get("ray") or "", share)
 
 
 def example_inputs(text: str | None) -> Any:

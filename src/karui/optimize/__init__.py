@@ -19,6 +19,7 @@ from karui.measurement import Trial
 from karui.optimize.admit import ask_of, refusal, refusal_of
 from karui.optimize.attempt import attempt, plain_of, trial_id_of_baseline
 from karui.optimize.conclude import Conclusion, conclude
+from karui.optimize.crew import Crew, Help, hired
 from karui.optimize.home import check_room, run_folder
 from karui.optimize.job import Job, identity, save_data
 from karui.optimize.plan import Composed, Plan
@@ -42,7 +43,8 @@ class Settings:
     recipes: texts to try instead of the target's preset. stop_at: stop trying once a kept candidate
     is surely this many times faster than the baseline. mixed: models with some layers in float that are
     tried at most for each INT8 one that misses the budget. search: recipes that are composed after those,
-    each where the trials before it say that it may be the best. pace: rounds of a trial; final: of the end.
+    each where the trials before it say that it may be the best. help: who builds beside this process, which
+    decides and times. pace: rounds of a trial; final: of the end.
     watcher: hears how it goes. words: what ``karui resume`` needs to call the run again.
     """
 
@@ -50,6 +52,7 @@ class Settings:
     stop_at: float | None = None
     mixed: int = 4
     search: int = 0
+    help: Help = Help()
     pace: Pace = Pace()
     final: Pace = Pace(least=25, most=200, seconds=25.0, openings=5, most_openings=10)
     limits: Limits = Limits()
@@ -84,8 +87,9 @@ def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Sett
         plan = planned(job, recipes, settings, trains=learns)
         trials = remembered(job, recipes)
         with Workshop(job, settings.limits, settings.watcher.training) as workshop:
-            begin(workshop, recipes)
-            refused += try_all(workshop, plan, trials, settings)
+            with hired(job, settings.limits, settings.help, settings.watcher.stage) as crew:
+                begin(workshop, recipes)
+                refused += try_all(workshop, plan, crew, trials, settings)
             settings.watcher.stage("finalists side by side, then the confirmation split")
             ended = conclude(workshop, trials, settings.final)
         return finish(job, ended, refused, settings, time.monotonic() - start)
@@ -111,19 +115,31 @@ def planned(job: Job, recipes: Sequence[Recipe], settings: Settings, *, trains: 
     """Raises MissingRuntime for a search without the package that samples."""
     composed = None
     if settings.search:
-        space = presets.space(job.target.name, job.budget, trains=trains)
-        composed = Composed(job, space.on(job.target.runtimes), settings.search)
+        space = presets.space(job.target.name, job.budget, trains=trains).on(job.target.runtimes)
+
+        def tell(proposed: list[str]) -> None:
+            journal.append(job.folder, {"event": "proposed", "recipes": proposed})
+
+        composed = Composed(job, space, settings.search, tell)
+        for event in journal.read(job.folder):  # those of an interrupted run that are not tried yet
+            if event.get("event") == "proposed":
+                composed.pending = [parse_recipe(text) for text in event["recipes"]]
     return Plan(recipes, named=bool(settings.recipes), mixed=settings.mixed, composed=composed)
 
 
-def try_all(workshop: Workshop, plan: Plan, trials: list[Trial], settings: Settings) -> list[dict[str, str]]:
+def try_all(
+    workshop: Workshop, plan: Plan, crew: Crew | None, trials: list[Trial], settings: Settings
+) -> list[dict[str, str]]:
     """The loop; adds to ``trials`` and returns what was left untried, with the reason."""
     job, start = workshop.job, time.monotonic()
+    if plan.composed and crew:
+        plan.composed.at_once = crew.ahead
     while (recipe := plan.next(trials)) is not None:
         if reason := enough(job, trials, settings, start):
             return plan.cut + [refusal(left, reason) for left in plan.listed(trials)]
+        made = crew.made(recipe, plan.coming(trials, crew.ahead)) if crew else None
         settings.watcher.trial(str(recipe), len(trials), max(plan.expected, len(trials) + 1))
-        trial = attempt(workshop, recipe, trials, settings.pace)
+        trial = attempt(workshop, recipe, trials, settings.pace, made)
         if trial.id == trial_id_of_baseline(job) and not trial.kept:
             log = f"see {job.folder / (trial.log or '')}"
             raise KaruiError("the original model itself could not be measured", why=trial.reason, fix=log)

@@ -21,6 +21,7 @@ from karui.errors import KaruiError, MeasureFailed
 from karui.measurement import Measurement, Quality, Ratio, Timing, Trial
 from karui.optimize.home import check_room
 from karui.optimize.job import Job
+from karui.optimize.made import Made, placed
 from karui.optimize.workshop import Workshop, digest, reference_folder
 from karui.recipe import Named, Recipe, parse_recipe
 
@@ -50,15 +51,20 @@ def plain_id(trial: Trial) -> str:
     return trial_id(plain_of(parse_recipe(trial.recipe)))
 
 
-def attempt(workshop: Workshop, recipe: Recipe, trials: Sequence[Trial], pace: Pace) -> Trial:
-    """The finished trial; a KaruiError on the way makes it a failed one."""
+def attempt(
+    workshop: Workshop, recipe: Recipe, trials: Sequence[Trial], pace: Pace, made: Made | None = None
+) -> Trial:
+    """The finished trial; a KaruiError on the way makes it a failed one. made: what was built elsewhere."""
     trial, job = untried(recipe), workshop.job
     try:
         start = time.monotonic()
-        artifact = workshop.build(recipe, trial.id)
-        built_s = time.monotonic() - start
+        home = job.folder / "trials" / trial.id
+        artifact = placed(made, job, home) if made else workshop.build(recipe, trial.id)
+        built_s = made.build_s if made else time.monotonic() - start
         trial = dataclasses.replace(trial, artifact=f"trials/{trial.id}/artifact")
-        measured = measure(workshop, artifact, trial, trials, pace)
+        if made and made.error:
+            raise made.error
+        measured = measure(workshop, artifact, trial, trials, pace, made.measured if made else None)
     except KaruiError as error:
         check_room(job.folder)
         return dataclasses.replace(trial, reason=error.line)
@@ -83,14 +89,22 @@ def untried(recipe: Recipe) -> Trial:
 
 
 def measure(
-    workshop: Workshop, artifact: Artifact, trial: Trial, trials: Sequence[Trial], pace: Pace
+    workshop: Workshop,
+    artifact: Artifact,
+    trial: Trial,
+    trials: Sequence[Trial],
+    pace: Pace,
+    known: Measurement | None = None,
 ) -> Measurement:
     """Open the artifact in a fresh process, verify and score it, then time it beside its baselines.
 
-    A reference interpreter that stands in for the runtime is not timed.
+    A reference interpreter that stands in for the runtime is not timed. known: what a builder that computes
+    as this machine does has verified and scored.
     """
+    if known and known.verification.failure:
+        return known
     with workshop.measured(artifact, trial.id) as candidate:
-        measured = checked(workshop.job, candidate, trial)
+        measured = known or checked(workshop.job, candidate, trial)
         if measured.verification.failure:
             return measured
         if candidate.stands_in:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from karui.errors import MissingRuntime
@@ -22,6 +22,7 @@ class Plan:
     """recipes: the list. named: the user named them, so that none is left out. mixed, search: as in Settings.
 
     ``cut``: what was left out because it goes farther than what already lost too much.
+    ``next`` is what is tried; ``coming`` what will be after it, as far as is known, to be built ahead.
     """
 
     def __init__(
@@ -44,6 +45,16 @@ class Plan:
             return found
         return self.composed.next(self.recipes, trials) if self.composed else None
 
+    def coming(self, trials: Sequence[Trial], most: int) -> list[Recipe]:
+        """At most ``most`` recipes, the next first; nothing beyond the list, the mending or the search that
+        is under way.
+        """
+        if found := [r for r in self.listed(trials) if self.named or not pointless(r, trials)]:
+            return found[:most]
+        if propose_mixed(trials, self.mixed) or not self.composed:
+            return []
+        return self.composed.pending[:most]
+
     def listed(self, trials: Sequence[Trial]) -> list[Recipe]:
         """Of the list, what is neither tried nor left out."""
         cut = {entry["recipe"] for entry in self.cut}
@@ -52,39 +63,56 @@ class Plan:
 
 @final
 class Composed:
-    """A search in ``space`` of at most ``most`` trials, by a sampler.
+    """A search in ``space`` of at most ``most`` trials, by a sampler, ``at_once`` proposed at a time.
 
-    Raises MissingRuntime without the package that samples.
+    ``pending``: what was proposed and has not been tried; ``tell`` hears it. Raises MissingRuntime without
+    the package that samples.
     """
 
-    def __init__(self, job: Job, space: Space, most: int) -> None:
+    def __init__(self, job: Job, space: Space, most: int, tell: Callable[[list[str]], None]) -> None:
         try:
             self.sample = importlib.import_module("karui.search.sample")
         except ImportError as cause:
             raise MissingRuntime(
                 "a search needs the package optuna", why=str(cause), fix="pip install 'karui[search]'"
             ) from cause
-        self.job, self.space, self.most = job, space, most
+        self.job, self.space, self.most, self.at_once = job, space, most, 1
         self.allowed = allowed_points(job, space)
+        self.pending: list[Recipe] = []
+        self.tell = tell
 
     def next(self, listed: Sequence[Recipe], trials: Sequence[Trial]) -> Recipe | None:
         """listed: recipes that are tried anyway."""
         mine = set(map(str, self.allowed.values())) - set(map(str, listed))
-        if sum(trial.recipe in mine for trial in trials) >= self.most:
-            return None
+        left = self.most - sum(trial.recipe in mine for trial in trials)
+        tried = {trial.recipe for trial in trials}
+        self.pending = [r for r in self.pending if str(r) not in tried and not pointless(r, trials)]
+        if left > 0 and not self.pending:
+            self.pending = self.proposed(trials, min(left, self.at_once))
+            if self.at_once > 1:
+                self.tell([str(recipe) for recipe in self.pending])
+        return self.pending[0] if left > 0 and self.pending else None
+
+    def proposed(self, trials: Sequence[Trial], most: int) -> list[Recipe]:
+        """The next recipes of the sampler, each as if those before it were being tried."""
         worth = {
             point: str(recipe) for point, recipe in self.allowed.items() if not pointless(recipe, trials)
         }
-        job = self.job
-        found = self.sample.propose(
-            self.space,
-            worth,
-            trials,
-            drop=job.allowed,
-            objective=job.budget.objective,
-            seed=job.seed,
-        )
-        return None if found is None else self.allowed[found]
+        points: list[Point] = []
+        while len(points) < most:
+            found = self.sample.propose(
+                self.space,
+                worth,
+                trials,
+                points,
+                drop=self.job.allowed,
+                objective=self.job.budget.objective,
+                seed=self.job.seed,
+            )
+            if found is None:
+                break
+            points.append(found)
+        return [self.allowed[point] for point in points]
 
 
 def allowed_points(job: Job, space: Space) -> Mapping[Point, Recipe]:

@@ -40,10 +40,14 @@ REASONS = 12  # for what was left as it was, in a result
 
 
 class Workshop:
-    """A context manager; on leaving, every process it started is ended."""
+    """A context manager; on leaving, every process it started is ended.
 
-    def __init__(self, job: Job, limits: Limits, watch: Watch | None = None) -> None:
+    threads: of the builder, 0 for all.
+    """
+
+    def __init__(self, job: Job, limits: Limits, watch: Watch | None = None, threads: int = 0) -> None:
         self.job, self.limits, self.watch = job, limits, watch
+        self.threads = threads or os.cpu_count() or 1
         self.child: Child | None = None
         self.captured: dict[str, tuple[Path, Signature]] = {}
         self.accounts: dict[str, Mapping[str, Any]] = {}
@@ -107,7 +111,7 @@ class Workshop:
     def ask_builder(self, message: dict[str, Any]) -> dict[str, Any]:
         if self.child is None or self.child.process.poll() is not None:
             log = self.job.folder / "builder.log"
-            self.child = Child("karui.builder", [], log, os.cpu_count() or 1, self.limits)
+            self.child = Child("karui.builder", [], log, self.threads, self.limits)
         try:
             return self.child.ask(message)
         except MeasureFailed as error:
@@ -284,10 +288,14 @@ def cast_of(recipe: Recipe) -> str:
     return precision if runtimes.load(recipe.runtime).casts_in_torch(precision) else "fp32"
 
 
+def is_timed(recipe: Recipe) -> bool:
+    """Whether a step of it asks the clock."""
+    return any(techniques.find(step.name).TIMED.intersection(dict(step.options)) for step in recipe.steps)
+
+
 def steps_key(recipe: Recipe) -> str:
     """Recipes with the same steps share their outcome, unless a step aims at a runtime."""
-    timed = any(techniques.find(step.name).TIMED.intersection(dict(step.options)) for step in recipe.steps)
-    aim = [digest(f"{recipe.numerics}@{recipe.runtime}")] if timed else []
+    aim = [digest(f"{recipe.numerics}@{recipe.runtime}")] if is_timed(recipe) else []
     return "-".join([*(digest(str(step)) for step in recipe.steps), *aim])
 
 

@@ -21,10 +21,11 @@ from karui.space import Point, Space
 HOPELESS = 3.0  # of ``missed``: what failed is as bad as a drop of twenty times the budget
 
 
-def propose(
+def propose(  # noqa: PLR0913 - what is known, what is wanted
     space: Space,
     allowed: Mapping[Point, str],
     trials: Sequence[Trial],
+    pending: Sequence[Point] = (),
     *,
     drop: float,
     objective: Objective = "latency",
@@ -32,36 +33,53 @@ def propose(
 ) -> Point | None:
     """The next point of ``allowed`` (points and their recipes) that no trial has; None when there is none.
 
-    drop: what may be lost, in the score's own unit.
+    pending: points that are being tried. drop: what may be lost, in the score's own unit.
     """
     tried = {trial.recipe: trial for trial in trials}
-    left = [point for point, recipe in allowed.items() if recipe not in tried]
+    left = [point for point, recipe in allowed.items() if recipe not in tried and point not in pending]
     if not left:
         return None
     known = {point: tried[recipe] for point, recipe in allowed.items() if recipe in tried}
-    return nearest(space, asked(space, known, drop, objective, seed), left)
+    costs = {point: log_cost(trial, objective) for point, trial in known.items()}
+    missing = {point: missed(trial, drop) for point, trial in known.items()}
+    return nearest(space, asked(space, costs, missing, pending, seed), left)
 
 
-def asked(space: Space, known: Mapping[Point, Trial], drop: float, objective: Objective, seed: int) -> Point:
+def asked(
+    space: Space,
+    costs: Mapping[Point, float | None],
+    missing: Mapping[Point, float],
+    pending: Sequence[Point],
+    seed: int,
+) -> Point:
     """What the sampler would try, which may be known or forbidden."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.GPSampler(seed=seed + len(known), n_startup_trials=1)
+        number = seed + len(costs) + len(pending)
+        sampler = optuna.samplers.GPSampler(seed=number, n_startup_trials=1)
     levels = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(sampler=sampler)
         kinds = distributions(space)
-        costs = {point: log_cost(trial, objective) for point, trial in known.items()}
         worst = max((value for value in costs.values() if value is not None), default=0.0)
-        for point, trial in known.items():
-            value = costs[point]
+
+        def params(point: Point) -> dict[str, int | str]:
+            return dict(zip(kinds, choices(space, point), strict=True))
+
+        for point, value in costs.items():
             study.add_trial(
                 optuna.trial.create_trial(
-                    params=dict(zip(kinds, choices(space, point), strict=True)),
+                    params=params(point),
                     distributions=kinds,
                     value=worst if value is None else value,
-                    constraints={"drop": missed(trial, drop)},
+                    constraints={"drop": missing[point]},
+                )
+            )
+        for point in pending:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState.RUNNING, params=params(point), distributions=kinds
                 )
             )
         found = study.ask(kinds).params
