@@ -63,8 +63,8 @@ class Order:
 
 @final
 class Crew:
-    """tell: hears what was built, by whom, and which hands were lost (events for the journal). say: hears what
-    goes on, in words.
+    """tell: hears what was built, by whom, and which hands were lost (events for the journal). say: hears, in
+    words, what goes on.
     """
 
     def __init__(self, engine: Engine, tell: Tell, say: Callable[[str], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -23,6 +24,7 @@ from karui.process import error_told, told
 
 HIRED_S = 180.0  # for the first hand to come
 FAILURES = 3
+KNOCK_S = 10.0
 LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError)
 
 
@@ -154,9 +156,18 @@ class Ray(Engine):
 
 def connect(address: str) -> None:
     """Join the cluster that the user named as a driver; nothing is started."""
-    if "://" in address or not address:
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not (address == "auto" or (colon and host and port.isdigit())):
         raise UsageError(f"cannot use the address {address!r}", fix="give --ray HOST:PORT, or --ray auto")
-    with foreign(
-        UsageError, f"there is no Ray cluster at {address}", fix="ray start --head, on its first machine"
-    ):
+    fix = "start one with: ray start --head --disable-usage-stats"
+    with foreign(UsageError, f"there is no Ray cluster at {address}", fix=fix):
+        if colon:
+            asyncio.run(knock(host, int(port)))  # Ray itself tries for minutes
         ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
+
+
+async def knock(host: str, port: int) -> None:
+    """Raises OSError or TimeoutError where nothing listens."""
+    _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), KNOCK_S)
+    writer.close()
+    await writer.wait_closed()
