@@ -13,6 +13,7 @@ from karui.budget import Budget
 from karui.errors import UsageError
 from karui.measurement import Measurement, Quality, Ratio, Timing, Trial, Verification
 from karui.recipe import parse_recipe
+from karui.search.enumerate import Aim
 from karui.search.harsher import pointless
 from karui.search.sample import propose
 from karui.space import Axis, Space
@@ -64,7 +65,7 @@ def test_the_best_of_a_space_is_found_in_a_quarter_of_its_trials(seed):
     trials = [trial(recipe, *truth[recipe]) for recipe in first]
     while len(trials) < len(truth) // 4:
         worth = {p: text for p, text in ALLOWED.items() if not pointless(SPACE.recipe(p), trials)}
-        found = propose(SPACE, worth, trials, drop=0.01)
+        found = propose(SPACE, worth, trials, Aim(0.01))
         assert ALLOWED[found] not in {one.recipe for one in trials}
         trials.append(trial(ALLOWED[found], *truth[ALLOWED[found]]))
     reached = max(one.measurement.speedup.ratio for one in trials if one.kept)
@@ -73,16 +74,16 @@ def test_the_best_of_a_space_is_found_in_a_quarter_of_its_trials(seed):
 
 def test_the_same_trials_and_seed_give_the_same_recipe_and_a_tried_one_is_not_proposed():
     trials = [trial("fp32@torch_eager"), trial("fp32@onnxruntime", 2.0)]
-    assert propose(SPACE, ALLOWED, trials, drop=0.01) == propose(SPACE, ALLOWED, trials, drop=0.01)
+    assert propose(SPACE, ALLOWED, trials, Aim(0.01)) == propose(SPACE, ALLOWED, trials, Aim(0.01))
     three = dict(itertools.islice(ALLOWED.items(), 3))
     tried = [trial(text) for text in three.values()]
-    assert propose(SPACE, three, tried[:2], drop=0.01) == list(three)[2]
-    assert propose(SPACE, three, tried, drop=0.01) is None
+    assert propose(SPACE, three, tried[:2], Aim(0.01)) == list(three)[2]
+    assert propose(SPACE, three, tried, Aim(0.01)) is None
 
 
 def test_a_failed_trial_teaches_too():
     failed = Trial("x", ALLOWED[0, 0, 1, 0], "torch_eager", "int8", "failed", "no kernel")
-    assert propose(SPACE, ALLOWED, [trial("fp32@torch_eager"), failed], drop=0.01) is not None
+    assert propose(SPACE, ALLOWED, [trial("fp32@torch_eager"), failed], Aim(0.01)) is not None
 
 
 @pytest.mark.gate

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from karui.optimize.conclude import Conclusion, conclude
 from karui.optimize.crew import Crew, Help, hired
 from karui.optimize.home import check_room, run_folder
 from karui.optimize.job import Job, identity, save_data
-from karui.optimize.plan import Composed, Plan
+from karui.optimize.plan import Composed, Plan, allowed_points
 from karui.optimize.prepare import prepare
 from karui.optimize.record import journal_json, read_trial
 from karui.optimize.result import Result, document
@@ -31,7 +32,7 @@ from karui.optimize.workshop import Workshop
 from karui.process import Limits
 from karui.recipe import Named, Recipe, parse_recipe
 from karui.report import write
-from karui.search.enumerate import goal_met
+from karui.search.enumerate import Aim, goal_met
 from karui.target import Target
 from karui.task import Task
 
@@ -116,15 +117,16 @@ def planned(job: Job, recipes: Sequence[Recipe], settings: Settings, *, trains: 
     composed = None
     if settings.search:
         space = presets.space(job.target.name, job.budget, trains=trains).on(job.target.runtimes)
-
-        def tell(proposed: list[str]) -> None:
-            journal.append(job.folder, {"event": "proposed", "recipes": proposed})
-
-        composed = Composed(job, space, settings.search, tell)
+        aim = Aim(job.allowed, job.budget.objective, job.seed)
+        composed = Composed(space, allowed_points(job, space), aim, settings.search)
         for event in journal.read(job.folder):  # those of an interrupted run that are not tried yet
             if event.get("event") == "proposed":
                 composed.pending = [parse_recipe(text) for text in event["recipes"]]
     return Plan(recipes, named=bool(settings.recipes), mixed=settings.mixed, composed=composed)
+
+
+def note_proposed(folder: Path, recipes: list[str]) -> None:
+    journal.append(folder, {"event": "proposed", "recipes": recipes})
 
 
 def try_all(
@@ -133,17 +135,19 @@ def try_all(
     """The loop; adds to ``trials`` and returns what was left untried, with the reason."""
     job, start = workshop.job, time.monotonic()
     if plan.composed and crew:
-        plan.composed.at_once = crew.ahead
+        plan.composed.at_once, plan.composed.tell = crew.at_once, partial(note_proposed, job.folder)
     while (recipe := plan.next(trials)) is not None:
         if reason := enough(job, trials, settings, start):
             return plan.cut + [refusal(left, reason) for left in plan.listed(trials)]
-        made = crew.made(recipe, plan.coming(trials, crew.ahead)) if crew else None
+        made = crew.made(recipe, plan.coming(trials)) if crew else None
         settings.watcher.trial(str(recipe), len(trials), max(plan.expected, len(trials) + 1))
+        began = time.monotonic()
         trial = attempt(workshop, recipe, trials, settings.pace, made)
         if trial.id == trial_id_of_baseline(job) and not trial.kept:
             log = f"see {job.folder / (trial.log or '')}"
             raise KaruiError("the original model itself could not be measured", why=trial.reason, fix=log)
-        journal.append(job.folder, {"event": "trial", "trial": journal_json(trial)})
+        seconds = round(time.monotonic() - began, 3)
+        journal.append(job.folder, {"event": "trial", "seconds": seconds, "trial": journal_json(trial)})
         trials.append(trial)
         settings.watcher.done(trial)
     return plan.cut

@@ -26,7 +26,8 @@ from karui.process import Limits
 from karui.recipe import Recipe
 
 LOSSES = 3  # hands that one recipe may take down
-AHEAD = 2  # recipes ordered for each hand
+AHEAD = 4  # orders under way for each hand, so that none waits long for the last of a wave
+AT_ONCE = 2  # recipes that a search proposes for each hand
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -69,7 +70,7 @@ class Crew:
 
     def __init__(self, engine: Engine, tell: Tell, say: Callable[[str], None]) -> None:
         self.engine, self.tell, self.say = engine, tell, say
-        self.ahead = AHEAD * engine.size
+        self.at_once = AT_ONCE * engine.size
         self.waiting: list[Order] = []
         self.busy: dict[int, Order] = {}
         self.stock: dict[str, Made] = {}
@@ -92,17 +93,23 @@ class Crew:
         return self.engine.near and bool(self.busy or self.waiting or self.engine.coming)
 
     def order(self, recipes: Sequence[Recipe]) -> None:
+        """Add to what is under way, up to AHEAD orders a hand; the longest, by what is known, first in a wave."""
         under_way = {str(r) for order in (*self.waiting, *self.busy.values()) for r in order.recipes}
+        most = AHEAD * self.engine.size - len(self.waiting) - len(self.busy)
         groups: dict[str, list[Recipe]] = {}
         for recipe in dict.fromkeys(recipes):
-            if can_go(recipe) and str(recipe) not in self.stock.keys() | under_way:
-                groups.setdefault(steps_key(recipe) or str(recipe), []).append(recipe)
+            key = steps_key(recipe) or str(recipe)
+            fresh = can_go(recipe) and str(recipe) not in self.stock.keys() | under_way
+            if fresh and (key in groups or len(groups) < most or recipe == recipes[0]):
+                groups.setdefault(key, []).append(recipe)
         if groups:
             count = sum(map(len, groups.values()))
             self.say(
                 f"building {count} recipe{'s' if count > 1 else ''} with {len(self.engine.hands)} builders"
             )
         self.waiting += [Order(tuple(group)) for group in groups.values()]
+        if self.engine.near:
+            self.waiting.sort(key=lambda order: -len(order.recipes[0].steps))
 
     def deal(self) -> None:
         """Give every idle hand an order, one whose steps it has taken before if there is one."""

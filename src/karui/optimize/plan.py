@@ -11,7 +11,7 @@ from karui.measurement import Trial
 from karui.optimize.admit import ask_of, refusal, refusal_of
 from karui.optimize.job import Job
 from karui.recipe import Recipe
-from karui.search.enumerate import untried
+from karui.search.enumerate import Aim, untried
 from karui.search.harsher import pointless
 from karui.search.mixed import propose_mixed
 from karui.space import Point, Space
@@ -45,15 +45,15 @@ class Plan:
             return found
         return self.composed.next(self.recipes, trials) if self.composed else None
 
-    def coming(self, trials: Sequence[Trial], most: int) -> list[Recipe]:
-        """At most ``most`` recipes, the next first; nothing beyond the list, the mending or the search that
+    def coming(self, trials: Sequence[Trial]) -> list[Recipe]:
+        """The next first; nothing beyond the list, the mending or the search that
         is under way.
         """
         if found := [r for r in self.listed(trials) if self.named or not pointless(r, trials)]:
-            return found[:most]
+            return found
         if propose_mixed(trials, self.mixed) or not self.composed:
             return []
-        return self.composed.pending[:most]
+        return self.composed.pending
 
     def listed(self, trials: Sequence[Trial]) -> list[Recipe]:
         """Of the list, what is neither tried nor left out."""
@@ -63,23 +63,23 @@ class Plan:
 
 @final
 class Composed:
-    """A search in ``space`` of at most ``most`` trials, by a sampler, ``at_once`` proposed at a time.
+    """A search in ``space``, of the ``allowed`` points, of at most ``most`` trials, by a sampler.
 
-    ``pending``: what was proposed and has not been tried; ``tell`` hears it. Raises MissingRuntime without
-    the package that samples.
+    ``at_once``: how many are proposed at a time. ``pending``: what was proposed and has not been tried;
+    ``tell`` hears it. Raises MissingRuntime without the package that samples.
     """
 
-    def __init__(self, job: Job, space: Space, most: int, tell: Callable[[list[str]], None]) -> None:
+    def __init__(self, space: Space, allowed: Mapping[Point, Recipe], aim: Aim, most: int) -> None:
         try:
             self.sample = importlib.import_module("karui.search.sample")
         except ImportError as cause:
             raise MissingRuntime(
                 "a search needs the package optuna", why=str(cause), fix="pip install 'karui[search]'"
             ) from cause
-        self.job, self.space, self.most, self.at_once = job, space, most, 1
-        self.allowed = allowed_points(job, space)
+        self.space, self.allowed, self.aim, self.most = space, allowed, aim, most
+        self.at_once = 1
+        self.tell: Callable[[list[str]], None] | None = None
         self.pending: list[Recipe] = []
-        self.tell = tell
 
     def next(self, listed: Sequence[Recipe], trials: Sequence[Trial]) -> Recipe | None:
         """listed: recipes that are tried anyway."""
@@ -89,7 +89,7 @@ class Composed:
         self.pending = [r for r in self.pending if str(r) not in tried and not pointless(r, trials)]
         if left > 0 and not self.pending:
             self.pending = self.proposed(trials, min(left, self.at_once))
-            if self.at_once > 1:
+            if self.tell:
                 self.tell([str(recipe) for recipe in self.pending])
         return self.pending[0] if left > 0 and self.pending else None
 
@@ -100,15 +100,7 @@ class Composed:
         }
         points: list[Point] = []
         while len(points) < most:
-            found = self.sample.propose(
-                self.space,
-                worth,
-                trials,
-                points,
-                drop=self.job.allowed,
-                objective=self.job.budget.objective,
-                seed=self.job.seed,
-            )
+            found = self.sample.propose(self.space, worth, trials, self.aim, points)
             if found is None:
                 break
             points.append(found)

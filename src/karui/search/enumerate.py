@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from karui.budget import Objective
 from karui.measurement import Trial
 from karui.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a search is after.
+
+    drop: what may be lost, in the score's own unit. objective: what shall be least.
+    """
+
+    drop: float
+    objective: Objective = "latency"
+    seed: int = 0
 
 
 def untried(recipes: Sequence[Recipe], trials: Sequence[Trial]) -> list[Recipe]:

@@ -13,36 +13,32 @@ from collections.abc import Mapping, Sequence
 
 import optuna
 
-from karui.budget import Objective
 from karui.measurement import Trial
-from karui.search.enumerate import log_cost
+from karui.search.enumerate import Aim, log_cost
 from karui.space import Point, Space
 
 HOPELESS = 3.0  # of ``missed``: what failed is as bad as a drop of twenty times the budget
 
 
-def propose(  # noqa: PLR0913 - what is known, what is wanted
+def propose(
     space: Space,
     allowed: Mapping[Point, str],
     trials: Sequence[Trial],
+    aim: Aim,
     pending: Sequence[Point] = (),
-    *,
-    drop: float,
-    objective: Objective = "latency",
-    seed: int = 0,
 ) -> Point | None:
     """The next point of ``allowed`` (points and their recipes) that no trial has; None when there is none.
 
-    pending: points that are being tried. drop: what may be lost, in the score's own unit.
+    pending: points that are being tried.
     """
     tried = {trial.recipe: trial for trial in trials}
     left = [point for point, recipe in allowed.items() if recipe not in tried and point not in pending]
     if not left:
         return None
     known = {point: tried[recipe] for point, recipe in allowed.items() if recipe in tried}
-    costs = {point: log_cost(trial, objective) for point, trial in known.items()}
-    missing = {point: missed(trial, drop) for point, trial in known.items()}
-    return nearest(space, asked(space, costs, missing, pending, seed), left)
+    costs = {point: log_cost(trial, aim.objective) for point, trial in known.items()}
+    missing = {point: missed(trial, aim.drop) for point, trial in known.items()}
+    return nearest(space, asked(space, costs, missing, pending, aim.seed), left)
 
 
 def asked(
