@@ -5,7 +5,7 @@
     python -m benchmarks.cluster > benchmarks/results/cluster.md
 
 ``--record`` keeps how long each trial of a search that trains took to build and to time, ``--real`` how long
-whole searches took and what they found, both in benchmarks/results/cluster.json. The last line prints them and
+whole searches took and what they found, both in benchmarks/results/cluster.json. The last prints them and
 simulates clusters of other sizes: the run's own scheduling, on a clock of its own, with the recorded times.
 """
 
@@ -236,7 +236,7 @@ def simulated_table(recorded: Mapping[str, Any]) -> list[str]:
         "",
         f"## Simulated from the recorded times of {len(rows)} trials of `{recorded['network']}`",
         "",
-        f"Building took one builder {sum(build_s.values()):.0f} s in all, timing {sum(time_s.values()):.0f} s.",
+        f"Building took one builder {sum(build_s.values()):.0f} s, timing {sum(time_s.values()):.0f} s.",
         "",
         "| builders | on the machine that times | elsewhere | elsewhere, one lost half-way |",
         "|---|---|---|---|",

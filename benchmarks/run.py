@@ -26,12 +26,20 @@ TABLES = {
     "int8": [],
     "targets": [],
 }
+MEASURED_FIRST = {
+    "search": [["--measure", "mnist", "lstm", "encoder"]],
+    "cluster": [["--record"], ["--real"]],
+}
 
 
 def main() -> None:
     run("benchmarks.networks.train", ["mnist", "fashion", "deep", "mobile", "mlp", "lstm", "encoder"], None)
     for name, options in TABLES.items():
         run(f"benchmarks.{name}", options, RESULTS / f"{name}.md")
+    for name, options in MEASURED_FIRST.items():
+        for words in options:
+            run(f"benchmarks.{name}", words, None)
+        run(f"benchmarks.{name}", [], RESULTS / f"{name}.md")
     run("benchmarks.grid", [], None)
     run("benchmarks.grid", ["--networks", "mlp", "lstm", "encoder", "--batches", "1"], None)
 

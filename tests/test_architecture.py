@@ -86,6 +86,8 @@ def test_no_kwargs_in_our_signatures_no_super_no_pickle():
         for alias in node.names
     }
     assert not imported & {"pickle", "socket", "requests", "urllib"}
+    pickling = [path.name for path in FILES if "cloudpickle" in path.read_text()]
+    assert pickling == ["sealed.py"]
 
 
 def test_no_room_is_called_utils():

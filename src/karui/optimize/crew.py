@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, final
 
 from karui import journal, runtimes
@@ -25,6 +25,7 @@ from karui.optimize.workshop import is_timed, steps_key
 from karui.process import Limits
 from karui.recipe import Recipe
 
+key_of = lru_cache(4096)(steps_key)  # asked for every recipe of a list, at every trial
 LOSSES = 3  # hands that one recipe may take down
 AHEAD = 4  # orders under way for each hand, so that none waits long for the last of a wave
 AT_ONCE = 2  # recipes that a search proposes for each hand
@@ -59,7 +60,7 @@ class Order:
 
     @property
     def key(self) -> str:
-        return steps_key(self.recipes[0])
+        return key_of(self.recipes[0])
 
 
 @final
@@ -93,12 +94,12 @@ class Crew:
         return self.engine.near and bool(self.busy or self.waiting or self.engine.coming)
 
     def order(self, recipes: Sequence[Recipe]) -> None:
-        """Add to what is under way, up to AHEAD orders a hand; the longest, by what is known, first in a wave."""
+        """Add to what is under way, up to AHEAD orders a hand; in a wave, those with the most steps first."""
         under_way = {str(r) for order in (*self.waiting, *self.busy.values()) for r in order.recipes}
         most = AHEAD * self.engine.size - len(self.waiting) - len(self.busy)
         groups: dict[str, list[Recipe]] = {}
         for recipe in dict.fromkeys(recipes):
-            key = steps_key(recipe) or str(recipe)
+            key = key_of(recipe) or str(recipe)
             fresh = can_go(recipe) and str(recipe) not in self.stock.keys() | under_way
             if fresh and (key in groups or len(groups) < most or recipe == recipes[0]):
                 groups.setdefault(key, []).append(recipe)
@@ -153,6 +154,7 @@ class Crew:
         self.stock[name] = Made(name, error=BuildFailed(f"{LOSSES} builders were lost over it", why=reason))
 
 
+@lru_cache(4096)
 def can_go(recipe: Recipe) -> bool:
     """Whether a hand can build it: not where a step asks the clock, or a device is named."""
     named = runtimes.find(recipe.runtime.name).WHERE.intersection(dict(recipe.runtime.options))
