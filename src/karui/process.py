@@ -116,12 +116,15 @@ class Child:
             if time.monotonic() > until:
                 raise self.given_up(f"gave no answer in {timeout_s:.0f} s", "raise the time limit")
             if self.memory_bytes() > self.memory_limit:
-                limit = f"used more than {self.memory_limit / 1e9:.1f} GB of memory"
-                raise self.given_up(limit, "use a smaller batch, or a machine with more memory")
+                raise self.over_limit()
         line = self.process.stdout.readline()
         if not line.endswith(b"\n"):
             raise self.ended()
         return line
+
+    def over_limit(self) -> MeasureFailed:
+        limit = f"used more than {self.memory_limit / 1e9:.1f} GB of memory"
+        return self.given_up(limit, "use a smaller batch, or a machine with more memory")
 
     def given_up(self, why: str, fix: str) -> MeasureFailed:
         self.kill()

@@ -46,9 +46,7 @@ class Plan:
         return self.composed.next(self.recipes, trials) if self.composed else None
 
     def coming(self, trials: Sequence[Trial]) -> list[Recipe]:
-        """The next first; nothing beyond the list, the mending or the search that
-        is under way.
-        """
+        """The next first; nothing beyond the list, or what a search has proposed."""
         if found := [r for r in self.listed(trials) if self.named or not pointless(r, trials)]:
             return found
         if propose_mixed(trials, self.mixed) or not self.composed:
@@ -89,7 +87,7 @@ class Composed:
         self.pending = [r for r in self.pending if str(r) not in tried and not pointless(r, trials)]
         if left > 0 and not self.pending:
             self.pending = self.proposed(trials, min(left, self.at_once))
-            if self.tell:
+            if self.tell and self.pending:
                 self.tell([str(recipe) for recipe in self.pending])
         return self.pending[0] if left > 0 and self.pending else None
 

@@ -12,7 +12,7 @@ from typing import Any, final
 from karui.errors import KaruiError
 from karui.optimize.engines import Engine, Finished, Work
 from karui.optimize.made import read_made
-from karui.process import Child, Limits
+from karui.process import LOOK_S, Child, Limits
 
 FOREVER_S = 1e9  # a training may take long; a build inside has a limit of its own
 
@@ -44,15 +44,23 @@ class Pool(Engine):
 
     def finished(self) -> Finished | None:
         pipes: dict[Any, int] = {self.children[hand].process.stdout: hand for hand in self.busy}
-        hand = pipes[select.select(list(pipes), [], [])[0][0]]
-        self.busy.remove(hand)
+        while not (ready := select.select(list(pipes), [], [], LOOK_S)[0]):
+            for hand in self.busy:
+                if (child := self.children[hand]).memory_bytes() > child.memory_limit:
+                    return self.lost(hand, child.over_limit())
+        hand = pipes[ready[0]]
         try:
             answer = self.children[hand].answer()
         except KaruiError as error:
-            self.children.pop(hand).kill()
-            return Finished(hand, None, error.line)
+            return self.lost(hand, error)
+        self.busy.remove(hand)
         made = [read_made(one, Path(one["archive"]) if "archive" in one else None) for one in answer["made"]]
         return Finished(hand, made)
+
+    def lost(self, hand: int, error: KaruiError) -> Finished:
+        self.busy.remove(hand)
+        self.children.pop(hand).kill()
+        return Finished(hand, None, error.line)
 
     def close(self) -> None:
         for child in self.children.values():

@@ -24,6 +24,7 @@ from karui.process import error_told, told
 
 HIRED_S = 180.0  # for the first hand to come
 FAILURES = 3
+LEAVE_S = 10.0
 KNOCK_S = 10.0
 LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError)
 
@@ -52,6 +53,12 @@ class Remote:
             if archive:
                 archive.unlink()
         return answers
+
+    def leave(self) -> None:
+        """Remove what was written."""
+        for hand in self.hands:
+            hand.close()
+        self.folder.cleanup()
 
 
 @final
@@ -112,8 +119,12 @@ class Ray(Engine):
         self.awaited[self.actors[hand].make.remote(list(recipes))] = hand
 
     def finished(self) -> Finished | None:
-        ready = ray.wait(list(self.awaited), num_returns=1)[0][0]
-        hand = self.awaited.pop(ready)
+        builds = any(hand in self.hands for hand in self.awaited.values())
+        found = ray.wait(list(self.awaited), timeout=None if builds else HIRED_S)[0]
+        if not found:
+            self.dismiss()
+            return None
+        hand = self.awaited.pop(ready := found[0])
         try:
             answer = ray.get(ready)
         except LOST as error:
@@ -123,6 +134,13 @@ class Ray(Engine):
         if hand in self.coming:
             return self.arrived(hand, answer)
         return Finished(hand, [read_made(found, self.kept(found, data)) for found, data in answer])
+
+    def dismiss(self) -> None:
+        """The cluster has no room for those that do not come: others use it."""
+        for hand in self.coming:
+            ray.kill(self.actors.pop(hand))
+        self.awaited = {}
+        self.coming = set()
 
     def arrived(self, hand: int, answer: dict[str, Any]) -> Finished | None:
         if error := error_told(answer):
@@ -151,6 +169,9 @@ class Ray(Engine):
         return path
 
     def close(self) -> None:
+        leaving = [self.actors[hand].leave.remote() for hand in self.hands]
+        if leaving:
+            ray.wait(leaving, num_returns=len(leaving), timeout=LEAVE_S)
         ray.shutdown()
 
 
