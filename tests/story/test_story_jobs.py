@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jobs
 import pytest
+from benchmarks.cluster import cluster, kill_one
 
 import karui
 from karui import journal
@@ -87,16 +88,19 @@ def events(folder: Path, kind: str) -> list[dict]:
     return [event for event in journal.read(folder) if event["event"] == kind]
 
 
+def found(facts: dict) -> tuple:
+    """All that does not hang on the clock, and the choice."""
+    told = ("id", "recipe", "precision", "size_bytes", "quality", "executed")
+    return facts["best"], [{key: trial[key] for key in told} for trial in facts["trials"]]
+
+
 @pytest.mark.gate
 def test_a_builder_killed_in_mid_build_changes_nothing_of_what_is_found(alone, helped):
     facts, folder, _ = helped
     lost = events(folder, "lost")
     assert len(lost) == 1 and lost[0]["recipes"] and "SIGKILL" in lost[0]["reason"]
     assert {event["recipe"] for event in events(folder, "built")} == {"fp32@torch_eager", *RECIPES}
-    assert facts["best"] == alone["best"] is not None
-    told = ("id", "recipe", "precision", "size_bytes", "quality", "executed")
-    mine, theirs = ([{key: t[key] for key in told} for t in one["trials"]] for one in (facts, alone))
-    assert mine == theirs
+    assert facts["best"] is not None and found(facts) == found(alone)
     assert not (folder / "hands").exists()
 
 
@@ -160,3 +164,19 @@ def test_the_run_file_keeps_who_builds(cli, task_file):
     )
     assert said.code == 0
     assert json.loads(Path("run/run.json").read_text())["options"]["jobs"] == 1
+
+
+@pytest.mark.gate
+def test_a_node_of_a_ray_cluster_killed_in_mid_run_changes_nothing_of_what_is_found(alone, tmp_path):
+    """Three raylets, each a process of its own, with one CPU each."""
+    folder = tmp_path / "run"
+    with cluster(3) as (address, raylets):
+        killer = threading.Thread(target=kill_one, args=(folder, raylets[-1]))
+        killer.start()
+        try:
+            facts = run(folder, Help(ray=address), Times())
+        finally:
+            killer.join()
+    lost = events(folder, "lost")
+    assert len(lost) == 1 and lost[0]["recipes"]
+    assert found(facts) == found(alone)
