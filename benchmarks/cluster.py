@@ -39,6 +39,7 @@ from karui.optimize.engines import Engine, Finished, Share
 from karui.optimize.made import Made
 from karui.optimize.plan import Plan
 from karui.optimize.record import read_trial
+from karui.process import family
 from karui.recipe import parse_recipe
 
 ROWS = Path(__file__).parent / "results" / "cluster.json"
@@ -107,7 +108,7 @@ def real(name: str, steps: int, nodes: int, *, kill: bool = False) -> dict[str, 
     folder = RUNS / f"cluster-{nodes}{'-killed' if kill else ''}"
     shutil.rmtree(folder, ignore_errors=True)
     with cluster(nodes) as (address, raylets):
-        killer = threading.Thread(target=kill_one, args=(folder, raylets[-1]))
+        killer = threading.Thread(target=kill_one, args=(raylets[-1],))
         if kill:
             killer.start()
         facts, seconds = run(name, steps, folder, Help(ray=address))
@@ -146,13 +147,21 @@ def raylet_of(node: Any) -> int:
     return pid
 
 
-def kill_one(folder: Path, raylet: int) -> None:
-    """When the first recipes are built, so that the others are under way."""
-    while (
-        not (folder / "journal.jsonl").exists() or b'"built"' not in (folder / "journal.jsonl").read_bytes()
-    ):
+def kill_one(raylet: int, patience_s: float = 600.0) -> None:
+    """As soon as its builder builds; Ray writes into a process's title what it does."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        if any(title(pid).startswith("ray::Remote.make") for pid in family(raylet)):
+            os.kill(raylet, signal.SIGKILL)
+            return
         time.sleep(0.05)
-    os.kill(raylet, signal.SIGKILL)
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 @final

@@ -76,6 +76,7 @@ class Crew:
         self.busy: dict[int, Order] = {}
         self.stock: dict[str, Made] = {}
         self.learned: dict[int, set[str]] = {}  # steps that a hand has taken
+        self.reason = ""  # why the last hand was lost
 
     def made(self, recipe: Recipe, coming: Sequence[Recipe]) -> Made | None:
         """What was built of ``recipe``; None for what only the machine that times can build. coming: what
@@ -127,7 +128,8 @@ class Crew:
     def step(self) -> None:
         """Wait until something is finished, and go on."""
         if not (self.busy or self.engine.coming):
-            raise KaruiError("no builder is left", fix="mend the cluster, then: karui resume")
+            fix = "mend the cluster, then: karui resume"
+            raise KaruiError("no builder is left", why=self.reason, fix=fix)
         finished = self.engine.finished()
         if finished is not None:
             self.settle(finished, self.busy.pop(finished.hand, None))
@@ -136,6 +138,7 @@ class Crew:
     def settle(self, finished: Finished, order: Order | None) -> None:
         if finished.made is None:
             self.learned.pop(finished.hand, None)
+            self.reason = finished.reason
             names = [str(recipe) for recipe in order.recipes] if order else []
             self.tell({"event": "lost", "recipes": names, "reason": finished.reason})
             for recipe in reversed(order.recipes if order else ()):

@@ -70,17 +70,17 @@ class Ray(Engine):
     def __init__(self, work: Work, address: str, most: int, *, times_here: bool) -> None:
         self.work, self.times_here = work, times_here
         self.cpus = work.share.cpus or 1
-        connect(address)
-        self.size = self.room()
-        if most:
-            self.size = min(self.size, most)
-        if not self.size:
-            why = f"no node has {self.cpus} CPUs" + (" and that memory" if work.share.memory_bytes else "")
-            raise UsageError(f"the cluster {address} has no room for a builder", why=why)
         self.near, self.hands, self.coming = False, set[int](), set[int]()
         self.number, self.failures = 0, 0
         self.actors: dict[int, Any] = {}
         self.awaited: dict[Any, int] = {}  # answers, and the hands that owe them
+        connect(address)
+        room = self.room()
+        self.size = min(room, most) if most else room
+        if not self.size:
+            self.close()
+            why = f"no node has {self.cpus} CPUs" + (" and that memory" if work.share.memory_bytes else "")
+            raise UsageError(f"the cluster {address} has no room for a builder", why=why)
         self.sealed = ray.put(work.sealed)
         for _ in range(self.size):
             self.hire()
@@ -107,13 +107,13 @@ class Ray(Engine):
 
     def first(self) -> None:
         """Wait for a hand, so that a cluster that cannot build is told at once."""
-        if not ray.wait(list(self.awaited), timeout=HIRED_S)[0]:
+        reason = f"none came in {HIRED_S:.0f} s"
+        while self.coming and not self.hands:
+            lost = self.finished()
+            reason = lost.reason if lost else reason
+        if not self.hands:
             self.close()
-            raise UsageError("no builder came up on the cluster", why=f"none in {HIRED_S:.0f} s")
-        lost = self.finished()
-        if lost is not None and not self.hands and not self.coming:
-            self.close()
-            raise UsageError("no builder runs on the cluster", why=lost.reason)
+            raise UsageError("no builder runs on the cluster", why=reason)
 
     def start(self, hand: int, recipes: Sequence[str]) -> None:
         self.awaited[self.actors[hand].make.remote(list(recipes))] = hand
