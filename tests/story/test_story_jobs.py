@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import threading
@@ -147,23 +146,6 @@ def test_a_task_that_holds_on_to_this_process_is_refused(tmp_path):
             task, out=tmp_path / "run", settings=dataclasses.replace(jobs.quick(), help=Help(jobs=1))
         )
     assert "lock" in caught.value.why and not (tmp_path / "run").exists()
-
-
-def test_the_run_file_keeps_who_builds(cli, task_file):
-    said = cli(
-        "optimize",
-        task_file,
-        "--recipe",
-        "fp32@onnxruntime",
-        "--pace",
-        "quick",
-        "--jobs",
-        "1",
-        "--out",
-        "run",
-    )
-    assert said.code == 0
-    assert json.loads(Path("run/run.json").read_text())["options"]["jobs"] == 1
 
 
 @pytest.mark.gate
