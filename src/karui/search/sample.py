@@ -8,6 +8,7 @@ between two proposals: the same trials and the same seed give the same recipe.
 from __future__ import annotations
 
 import math
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,7 @@ from karui.measurement import Trial
 from karui.search.enumerate import Aim, log_cost
 from karui.space import Point, Space
 
+AS_IF = -1.0  # of ``missed``: what is being tried is taken for usual in cost, and within the budget
 HOPELESS = 3.0  # of ``missed``: what failed is as bad as a drop of twenty times the budget
 
 
@@ -58,24 +60,16 @@ def asked(
     try:
         study = optuna.create_study(sampler=sampler)
         kinds = distributions(space)
-        worst = max((value for value in costs.values() if value is not None), default=0.0)
-
-        def params(point: Point) -> dict[str, int | str]:
-            return dict(zip(kinds, choices(space, point), strict=True))
-
-        for point, value in costs.items():
+        told = [value for value in costs.values() if value is not None]
+        worst, usual = max(told, default=0.0), statistics.fmean(told or [0.0])
+        known = {point: (worst if value is None else value, missing[point]) for point, value in costs.items()}
+        for point, (value, drop) in (known | dict.fromkeys(pending, (usual, AS_IF))).items():
             study.add_trial(
                 optuna.trial.create_trial(
-                    params=params(point),
+                    params=dict(zip(kinds, choices(space, point), strict=True)),
                     distributions=kinds,
-                    value=worst if value is None else value,
-                    constraints={"drop": missing[point]},
-                )
-            )
-        for point in pending:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=optuna.trial.TrialState.RUNNING, params=params(point), distributions=kinds
+                    value=value,
+                    constraints={"drop": drop},
                 )
             )
         found = study.ask(kinds).params
