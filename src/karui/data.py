@@ -26,10 +26,14 @@ TARGETS = "targets"
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of one split: inputs by name, each (n, ...), and targets (n, ...) or None."""
+    """Samples of one split: inputs by name, each (n, ...), and targets (n, ...) or None.
+
+    rows: where the samples lie in the set that they were taken from, (n,), where that is known.
+    """
 
     inputs: Arrays
     targets: Array | None = None
+    rows: Array | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()))) if self.inputs else 0
@@ -37,7 +41,14 @@ class Split:
     def take(self, rows: Any) -> Split:
         """The samples at ``rows`` (a slice or an index array)."""
         targets = None if self.targets is None else self.targets[rows]
-        return Split({name: array[rows] for name, array in self.inputs.items()}, targets)
+        places = None if self.rows is None else self.rows[rows]
+        return Split({name: array[rows] for name, array in self.inputs.items()}, targets, places)
+
+    def placed(self) -> Split:
+        """The same as the whole of a set, so that what is taken from it tells its rows."""
+        import numpy as np
+
+        return Split(self.inputs, self.targets, np.arange(len(self)))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from nets import images, labels, material, net_of
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
 
 from karui.data import Split
 from karui.errors import UsageError
+from karui.graph.training import learn
 from karui.graph.training.losses import Aim, Loss, dist, kd, label_loss, squares
+from karui.graph.training.options import Options
 
 ONE = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
 KINDS = {"kd": kd, "dist": dist, "squares": squares}
@@ -79,3 +84,58 @@ def test_the_teacher_is_only_asked():
     loss = Loss(teacher, material().signature, Aim(), Split({"input": images(8).numpy()}))
     loss(net_of(seed=1), Split({"input": images(8).numpy()})).backward()
     assert all(one.grad is None for one in teacher.parameters()) and not teacher.training
+
+
+class Asked(nn.Module):
+    """A teacher that counts the samples it is asked about."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.samples = net, 0
+
+    def forward(self, x):
+        self.samples += len(x)
+        return self.net(x)
+
+
+def trained_by(teacher, train, **how):
+    net = net_of(seed=1)
+    learn(net, teacher, material(train), Aim(), Options(batch=16, **how))
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["pair", "TensorDataset"])
+def test_a_teacher_answers_once_for_each_sample_of_a_fixed_set(kind):
+    train = (images(64), labels(64)) if kind == "pair" else TensorDataset(images(64), labels(64))
+    teacher = Asked(net_of()).eval()
+    found = trained_by(teacher, train, epochs=6)
+    assert teacher.samples <= 64 + 16 * 2  # the first batch is looked at before
+    again = Asked(net_of()).eval()
+    asked = trained_by(again, [(x, y) for x, y in zip(images(64).split(16), labels(64).split(16))], epochs=6)
+    assert again.samples >= 6 * 64
+    assert all(torch.isfinite(one).all() for one in found.values()) and asked.keys() == found.keys()
+
+
+def test_what_a_teacher_answered_is_what_it_would_answer():
+    teacher = net_of()
+    loss = Loss(teacher, material().signature, Aim(), Split({"input": images(8).numpy()}, labels(8).numpy()))
+    whole = Split({"input": images(48).numpy()}, labels(48).numpy()).placed()
+    batch = whole.take(np.random.default_rng(0).permutation(48)[:20])
+    wanted = loss.taught(batch)
+    loss.remember(whole, 16)
+    assert torch.allclose(loss.taught(batch), wanted, atol=1e-6)
+    part = batch.take(slice(1, None, 2))  # of one of two processes
+    assert torch.allclose(loss.taught(part), wanted[1::2], atol=1e-6)
+
+
+def test_samples_that_may_change_are_asked_about_each_time():
+    class Turned(Dataset):
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, row):
+            return images(64)[row].flip(-1), labels(64)[row]
+
+    teacher = Asked(net_of()).eval()
+    trained_by(teacher, Turned(), epochs=3)
+    assert teacher.samples >= 3 * 64

@@ -64,4 +64,13 @@ def learn(
         first = feed.first()
         loss = Loss(teacher, material.signature, aim, first, ways.extra if ways else None)
         check_gap(loss, model, first)
+        if loss.share > 0 and not (ways and ways.extra) and material.rows is None:
+            remember(loss, feed, options)
     return train(model, loss, feed, options, ways) | loss.told()
+
+
+def remember(loss: Loss, feed: Feed, options: Options) -> None:
+    """Let the teacher answer once for each sample, where every pass gives the same ones again."""
+    whole = feed.whole()
+    if isinstance(whole, Split) and options.total(steps := feed.steps_a_pass()) > steps:
+        loss.remember(whole, options.batch)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from karui.data import Split, as_batch, is_pair, items, shuffled
 from karui.errors import UsageError
@@ -59,10 +59,18 @@ class Feed:
             raise UsageError("the training set gives no batch of two samples or more", why=why, fix=FIX)
 
     def steps_a_pass(self) -> int:
-        data = self.part(held=False) if self.share else self.data
-        if is_map(data):
+        data = self.part(held=False) if self.share else self.whole()
+        if is_map(data) or (isinstance(data, Split) and self.rows is None):
             return max(len(data) // self.batch, 1)
         return sum(1 for _ in self.one_pass(0))
+
+    def whole(self) -> Any:
+        """All the data; a Split where every pass gives the same samples, in batches that tell their rows."""
+        data = self.data() if callable(self.data) and not isinstance(self.data, Iterable) else self.data
+        if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+            data = data.tensors
+        found: Any = as_batch(data, self.names, "training") if is_pair(data) else data
+        return found.placed() if isinstance(found, Split) else found
 
     def one_pass(self, number: int) -> Iterator[Split]:
         for batch in self.cut(self.part(held=False), self.seed + number):
@@ -81,8 +89,7 @@ class Feed:
 
     def part(self, *, held: bool) -> Any:
         """The data without what is held out, or that."""
-        data = self.data() if callable(self.data) and not isinstance(self.data, Iterable) else self.data
-        whole: Any = as_batch(data, self.names, "training") if is_pair(data) else data
+        whole = self.whole()
         if not self.share:
             return whole
         if not isinstance(whole, (Split, list, tuple)) and not is_map(whole):

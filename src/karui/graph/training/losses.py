@@ -20,12 +20,13 @@ from karui.errors import Unsupported, UsageError
 from karui.graph.call import arguments
 from karui.graph.training.feed import FIX
 from karui.score import logits
-from karui.structure import flatten
+from karui.structure import flatten, unflatten
 
 Kind = Literal["auto", "kd", "dist", "squares"]
 HALF = 0.5  # of the loss is the teacher's where there are labels
 TEMPERATURE = 4.0  # of class scores that are compared by their divergence
 NOTHING = 1e-6  # of a loss: rounding alone
+MOST_BYTES = 500_000_000  # of a teacher's answers that are remembered
 SPREAD = 1e-8  # least variance of answers that differences are divided by
 
 
@@ -73,6 +74,7 @@ class Loss:
         self.teacher, self.style, self.aim, self.extra = teacher, signature.style, aim, extra
         kind = None if first.targets is None else first.targets.dtype.kind
         self.share = aim.share(labelled=kind is not None)
+        self.known: tuple[list[Tensor], Any] | None = None
         self.distance = self.found(aim, first, classes=kind is not None and kind in "iub")
 
     def found(self, aim: Aim, first: Split, *, classes: bool) -> Callable[[Any, Any], Tensor]:
@@ -109,8 +111,27 @@ class Loss:
     @torch.no_grad()
     def taught(self, batch: Split) -> Any:
         """What the teacher answers."""
+        if self.known and batch.rows is not None:
+            leaves, tree = self.known
+            return unflatten([leaf[batch.rows] for leaf in leaves], tree)
         args, kwargs = self.call(batch)
         return self.teacher(*args, **kwargs)
+
+    def remember(self, whole: Split, size: int) -> None:
+        """Ask the teacher about a whole set once, ``size`` samples at a time, and look its answers up then.
+
+        Nothing is remembered of answers that are not one for each sample, or that take more than MOST_BYTES.
+        """
+        parts: list[list[Tensor]] = []
+        for start in range(0, len(whole), size):
+            batch = whole.take(slice(start, start + size))
+            leaves, tree = flatten(self.taught(batch))
+            if not all(isinstance(leaf, Tensor) and leaf.shape[:1] == (len(batch),) for leaf in leaves):
+                return
+            if sum(leaf.nbytes for leaf in leaves) * len(whole) > MOST_BYTES * len(batch):
+                return
+            parts.append(leaves)
+        self.known = [torch.cat(pieces) for pieces in zip(*parts)], tree
 
     def call(self, batch: Split) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return arguments(self.style, {name: torch.from_numpy(array) for name, array in batch.inputs.items()})
