@@ -28,7 +28,7 @@ from karui.graph.call import tensors_of
 from karui.graph.consumers import tensor_at
 from karui.graph.fold import put
 from karui.graph.onnx import batches, quiet
-from karui.graph.program import bare, delete_unread, export, open_exported, save_exported
+from karui.graph.program import bare, delete_unread, export, open_exported
 from karui.graph.ranges.places import MOVES
 from karui.graph.trace import ROOT, Walk, module_of, op_name, packet
 
@@ -75,7 +75,7 @@ def halve(folder: Path, signature: Signature, data: Arrays) -> None:
         plan = Plan(extremes(graph, inputs))
         keep_near(graph, plan)
         made = working(graph, plan, inputs)
-        save_exported(export(made, signature, data), path)
+        torch.export.save(export(made, signature, data), path)  # compilers want its example inputs
     fallback = [{"node": named(node), "op": op_name(node), "reason": why} for node, why in plan.kept.items()]
     told = Told(fallback, dict(Counter(map(op_name, plan.sensitive))))
     (folder / TOLD).write_text(json.dumps(dataclasses.asdict(told)), encoding="utf-8")
