@@ -25,6 +25,7 @@ TABLES = {
     "latency": [],
     "int8": [],
     "targets": [],
+    "tradeoff": [],
 }
 MEASURED_FIRST = {
     "search": [["--measure", "mnist", "lstm", "encoder"]],
