@@ -213,8 +213,7 @@ the second is by the defaults of `prune_channels` on {tasks.CALIBRATE} images.
 
 The MNIST network from scratch, {MNIST.steps} steps of 64 from {MNIST_SAMPLES:,} images. Pixels of 0 to 255
 are what a script gives that forgets to normalise: in 16-mixed the first steps overflow, are left out and
-counted, and the scale of the loss comes down. This CPU has no instructions for half precision: it gains no
-time here.
+counted, and the scale of the loss comes down. A CPU without instructions for FP16 takes longer in it.
 """,
         precisions,
     ),
