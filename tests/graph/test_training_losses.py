@@ -128,14 +128,28 @@ def test_what_a_teacher_answered_is_what_it_would_answer():
     assert torch.allclose(loss.taught(part), wanted[1::2], atol=1e-6)
 
 
-def test_samples_that_may_change_are_asked_about_each_time():
-    class Turned(Dataset):
-        def __len__(self):
-            return 64
+class Turned(Dataset):
+    def __len__(self):
+        return 64
 
-        def __getitem__(self, row):
-            return images(64)[row].flip(-1), labels(64)[row]
+    def __getitem__(self, row):
+        return images(64)[row].flip(-1), labels(64)[row]
 
+
+class Shaken(TensorDataset):
+    """A user's own, that draws its samples anew."""
+
+    def __getitem__(self, row):
+        image, label = TensorDataset.__getitem__(self, row)
+        return image + torch.randn(()), label
+
+
+def drawn_anew():
+    return images(64) + torch.randn(()), labels(64)
+
+
+@pytest.mark.parametrize("train", [Turned(), Shaken(images(64), labels(64)), drawn_anew])
+def test_samples_that_may_change_are_asked_about_each_time(train):
     teacher = Asked(net_of()).eval()
-    trained_by(teacher, Turned(), epochs=3)
+    trained_by(teacher, train, epochs=3)
     assert teacher.samples >= 3 * 64

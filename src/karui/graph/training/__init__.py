@@ -72,5 +72,7 @@ def learn(
 def remember(loss: Loss, feed: Feed, options: Options) -> None:
     """Let the teacher answer once for each sample, where every pass gives the same ones again."""
     whole = feed.whole()
-    if isinstance(whole, Split) and options.total(steps := feed.steps_a_pass()) > steps:
-        loss.remember(whole, options.batch)
+    if isinstance(whole, Split) and whole.rows is not None:
+        steps = feed.steps_a_pass()
+        if options.total(steps) > steps:
+            loss.remember(whole, options.batch)

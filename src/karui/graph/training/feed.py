@@ -65,12 +65,15 @@ class Feed:
         return sum(1 for _ in self.one_pass(0))
 
     def whole(self) -> Any:
-        """All the data; a Split where every pass gives the same samples, in batches that tell their rows."""
-        data = self.data() if callable(self.data) and not isinstance(self.data, Iterable) else self.data
-        if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        """All the data. A Split tells the rows of its batches where every pass gives the same samples: a
+        function may give others each time, and so may a Dataset of the user's own.
+        """
+        made = callable(self.data) and not isinstance(self.data, Iterable)
+        data = self.data() if made else self.data
+        if type(data) is TensorDataset and len(data.tensors) == 2:
             data = data.tensors
         found: Any = as_batch(data, self.names, "training") if is_pair(data) else data
-        return found.placed() if isinstance(found, Split) else found
+        return found.placed() if isinstance(found, Split) and not made else found
 
     def one_pass(self, number: int) -> Iterator[Split]:
         for batch in self.cut(self.part(held=False), self.seed + number):
