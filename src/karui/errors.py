@@ -91,6 +91,19 @@ def foreign(kind: type[KaruiError], what: str, *, fix: str = "") -> Iterator[Non
         raise kind(what, why=first_lines(cause), fix=fix) from cause
 
 
+@contextmanager
+def package_for(who: str, extra: str = "") -> Iterator[None]:
+    """Around an import: what is missing becomes a MissingRuntime. who: "the runtime x needs"."""
+    try:
+        yield
+    except ImportError as cause:
+        raise MissingRuntime(
+            f"{who} the package {cause.name!r}",
+            why=str(cause),
+            fix=f"pip install 'karui[{extra}]'" if extra else f"pip install {cause.name}",
+        ) from cause
+
+
 def first_lines(cause: BaseException, limit: int = 400) -> str:
     """The exception's type and the start of its message, on one line."""
     text = " ".join(str(cause).split())

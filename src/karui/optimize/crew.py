@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import Any, final
 
 from karui import journal, runtimes
-from karui.errors import BuildFailed, KaruiError, MissingRuntime, UsageError
+from karui.errors import BuildFailed, KaruiError, UsageError, package_for
 from karui.optimize.engines import Engine, Finished, Share, Work
 from karui.optimize.engines.pool import Pool
 from karui.optimize.job import Job
@@ -28,6 +28,7 @@ from karui.recipe import Recipe
 key_of = lru_cache(4096)(steps_key)  # asked for every recipe of a list, at every trial
 LOSSES = 3  # hands that one recipe may take down
 AHEAD = 4  # orders under way for each hand, so that none waits long for the last of a wave
+BUILDERS = "builders beside this process need"
 AT_ONCE = 2  # recipes that a search proposes for each hand
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -172,7 +173,9 @@ def hired(job: Job, limits: Limits, wanted: Help, say: Callable[[str], None]) ->
         return
     folder = job.folder / "hands"
     shutil.rmtree(folder, ignore_errors=True)
-    sealed = extra("karui.optimize.sealed", "jobs").seal(job, limits)
+    with package_for(BUILDERS, "jobs"):
+        sealer = importlib.import_module("karui.optimize.sealed")
+    sealed = sealer.seal(job, limits)
     engine = engine_of(Work(sealed, folder, wanted.share), wanted, times_here=not job.target.on)
     try:
         yield Crew(engine, partial(journal.append, job.folder), say)
@@ -184,18 +187,7 @@ def hired(job: Job, limits: Limits, wanted: Help, say: Callable[[str], None]) ->
 def engine_of(work: Work, wanted: Help, *, times_here: bool) -> Engine:
     if not wanted.ray:
         return Pool(work, wanted.jobs)
-    kind = extra("karui.optimize.engines.ray", "ray").Ray
-    found: Engine = kind(work, wanted.ray, wanted.jobs, times_here=times_here)
+    with package_for(BUILDERS, "ray"):
+        module = importlib.import_module("karui.optimize.engines.ray")
+    found: Engine = module.Ray(work, wanted.ray, wanted.jobs, times_here=times_here)
     return found
-
-
-def extra(module: str, name: str) -> Any:
-    """A module that needs the packages of an extra."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as cause:
-        raise MissingRuntime(
-            f"builders beside this process need the package {cause.name}",
-            why=str(cause),
-            fix=f"pip install 'karui[{name}]'",
-        ) from cause

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
-from karui.errors import MissingRuntime
+from karui.errors import package_for
 from karui.measurement import Trial
 from karui.optimize.admit import ask_of, refusal, refusal_of
 from karui.optimize.job import Job
@@ -68,12 +68,8 @@ class Composed:
     """
 
     def __init__(self, space: Space, allowed: Mapping[Point, Recipe], aim: Aim, most: int) -> None:
-        try:
+        with package_for("a search needs", "search"):
             self.sample = importlib.import_module("karui.search.sample")
-        except ImportError as cause:
-            raise MissingRuntime(
-                "a search needs the package optuna", why=str(cause), fix="pip install 'karui[search]'"
-            ) from cause
         self.space, self.allowed, self.aim, self.most = space, allowed, aim, most
         self.at_once = 1
         self.tell: Callable[[list[str]], None] | None = None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from karui import host
 from karui.artifact import Signature
-from karui.errors import MissingRuntime, Unsupported, UsageError, foreign
+from karui.errors import MissingRuntime, Unsupported, UsageError, foreign, package_for
 from karui.numerics import Numerics
 from karui.options import construct, only_class
 from karui.recipe import Named
@@ -174,15 +174,9 @@ def find(name: str) -> type[Runtime]:
     """The runtime class in the file of that name."""
     if name not in names():
         raise UsageError(f"no runtime {name!r}", fix=f"one of: {', '.join(names())}")
-    try:
+    with package_for(f"the runtime {name} needs", name):
         outside = next((entry for entry in elsewhere() if entry.name == name), None)
         module = importlib.import_module(outside.module if outside else f"{__name__}.{name}")
-    except ImportError as cause:
-        raise MissingRuntime(
-            f"the runtime {name} needs the package {cause.name!r}",
-            why=str(cause),
-            fix=f"pip install 'karui[{name}]'",
-        ) from cause
     return only_class(module, Runtime)  # type: ignore[type-abstract]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from karui import host
 from karui.artifact import Signature
-from karui.errors import MissingRuntime, UsageError
+from karui.errors import UsageError, package_for
 from karui.options import construct, only_class
 from karui.recipe import Named
 
@@ -127,15 +127,9 @@ def find(name: str) -> type[Technique]:
     """The technique class in the file of that name."""
     if name not in names():
         raise UsageError(f"no technique {name!r}", fix=f"one of: {', '.join(names())}")
-    try:
+    with package_for(f"the technique {name} needs"):
         outside = next((entry for entry in elsewhere() if entry.name == name), None)
         module = importlib.import_module(outside.module if outside else f"{__name__}.{name}")
-    except ImportError as cause:
-        raise MissingRuntime(
-            f"the technique {name} needs the package {cause.name!r}",
-            why=str(cause),
-            fix=f"pip install {cause.name}",
-        ) from cause
     return only_class(module, Technique)  # type: ignore[type-abstract]
 
 
