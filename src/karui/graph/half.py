@@ -30,7 +30,7 @@ from karui.graph.fold import put
 from karui.graph.onnx import batches, quiet
 from karui.graph.program import bare, delete_unread, export, open_exported
 from karui.graph.ranges.places import MOVES
-from karui.graph.trace import ROOT, Walk, module_of, op_name, packet
+from karui.graph.trace import ROOT, Walk, module_of, op_name, packet, twin_of
 
 if TYPE_CHECKING:
     from karui.data import Arrays
@@ -236,8 +236,6 @@ class Writer:
     """Copies nodes one after the other; each knows in which precision it came out."""
 
     def __init__(self, graph: GraphModule, made: torch.fx.Graph, plan: Plan) -> None:
-        from karui.graph.trace import twin_of
-
         self.root, self.made, self.plan = twin_of(graph), made, plan
         self.twins: dict[Node, Node] = {}
         self.types: dict[Node, torch.dtype] = {}

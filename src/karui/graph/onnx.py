@@ -183,6 +183,16 @@ def values(graph: Any) -> Iterator[Any]:
         yield from node.outputs
 
 
+def drop_unread(graph: Any) -> None:
+    """Take out of an ``onnx_ir`` graph what is computed or stored and never read; its ports stay."""
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
+
+
 def name_batch(graph: Any, signature: Signature) -> None:
     """Call the batch axis ``batch`` wherever its symbol stands, also in products such as ``2*s95``."""
     import onnx_ir as ir

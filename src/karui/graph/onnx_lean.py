@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from karui.errors import BuildFailed, foreign
+from karui.graph.onnx import drop_unread
 
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 NEUTRAL = {"strides": 1, "dilations": 1, "pads": 0}  # of convolutions and pools; their schemas do not tell
@@ -81,8 +82,10 @@ def is_neutral(node: Any, name: str, value: Any) -> bool:
 
 
 def drop_zero(node: Any) -> None:
-    """Take off the zero point of a bias; none given means zero. (A weight's has to stay: without it ONNX
-    Runtime does not join the layer with its quantization.)"""
+    """Take off the zero point of a bias; none given means zero.
+
+    A weight's has to stay: without it ONNX Runtime does not join the layer with its quantization.
+    """
     bias = node.op_type == "DequantizeLinear" and node.inputs[0].dtype == ir.DataType.INT32
     if bias and len(node.inputs) > 2:
         node.resize_inputs(2)
@@ -102,12 +105,6 @@ def share(graph: Any) -> None:
 
 def pairs(graph: Any) -> Iterator[Any]:
     return (node for node in graph if node.op_type in PAIRS)
-
-
-def drop_unread(graph: Any) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not is_port(value):
-            del graph.initializers[name]
 
 
 def rename_pairs(graph: Any) -> None:

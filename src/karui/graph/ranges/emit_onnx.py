@@ -17,7 +17,7 @@ from onnxscript import values
 
 from karui.artifact import Signature
 from karui.errors import BuildFailed, foreign
-from karui.graph.onnx import as_onnx, write
+from karui.graph.onnx import as_onnx, drop_unread, write
 from karui.graph.program import export
 from karui.graph.ranges.insert import OP
 from karui.graph.ranges.places import Profile, layer_of
@@ -198,12 +198,3 @@ def store_bias(graph: Any, node: Any) -> None:
     new.name = new.outputs[0].name = f"{bias.name}_DequantizeLinear"
     graph.insert_before(node, new)
     node.replace_input_with(2, new.outputs[0])
-
-
-def drop_unread(graph: Any) -> None:
-    for node in reversed(list(graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

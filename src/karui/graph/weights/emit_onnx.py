@@ -17,9 +17,9 @@ from onnx.defs import OpSchema
 from onnxscript import values
 
 from karui.errors import BuildFailed, foreign
-from karui.graph.onnx import as_onnx, path_of, write
+from karui.graph.onnx import as_onnx, drop_unread, path_of, write
 from karui.graph.program import export
-from karui.graph.ranges.emit_onnx import add, drop_unread
+from karui.graph.ranges.emit_onnx import add
 from karui.graph.ranges.places import layer_of
 from karui.graph.weights.groups import Stored, middle, nibbles
 from karui.graph.weights.options import Packing, Writing
