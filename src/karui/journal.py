@@ -16,6 +16,7 @@ from typing import Any
 from karui.errors import UsageError
 
 JOURNAL, LOCK = "journal.jsonl", "lock"
+START = "name a run folder; karui optimize makes one"  # to try where a folder is no run
 
 
 def append(folder: Path, event: Mapping[str, Any]) -> None:

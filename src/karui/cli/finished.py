@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from karui.errors import UsageError, foreign
+from karui.journal import START
 
 RUNS = Path("karui-runs")
 RUN_FORMS = "run folder, or a result.json (default: the newest finished run under karui-runs)"
 SCHEMA = "karui.result/"
-START = "name a run folder; karui optimize makes one"
 
 
 def find_result(path: Path | None) -> Mapping[str, Any]:

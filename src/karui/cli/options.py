@@ -113,12 +113,13 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
         ),
     }
     trial, final = paces[options["pace"]]
+    said = {name: value for name, value in options.items() if value is not None}
     return Settings(
         recipes=tuple(options["recipe"]),
-        stop_at=options.get("stop_at"),
-        mixed=options.get("mixed", Settings.mixed),
-        search=options.get("search") or 0,
-        help=help_of(options),
+        stop_at=said.get("stop_at"),
+        mixed=said.get("mixed", Settings.mixed),
+        search=said.get("search", Settings.search),
+        help=help_of(said),
         pace=trial,
         final=final,
         limits=Limits(seconds=parse_seconds(options["timeout"])),
@@ -133,8 +134,8 @@ def help_of(options: Mapping[str, Any]) -> Help:
     from karui.units import parse_bytes
 
     memory = options.get("trial_memory")
-    share = Share(options.get("trial_cpus") or 0, parse_bytes(memory) if memory else 0)
-    return Help(options.get("jobs") or 0, options.get("ray") or "", share)
+    share = Share(options.get("trial_cpus", 0), parse_bytes(memory) if memory else 0)
+    return Help(options.get("jobs", 0), options.get("ray", ""), share)
 
 
 def example_inputs(text: str | None) -> Any:

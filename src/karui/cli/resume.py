@@ -16,9 +16,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from karui.cli.finished import START
 from karui.cli.options import declare_json
 from karui.errors import UsageError, foreign
+from karui.journal import START
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

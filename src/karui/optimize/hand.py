@@ -86,7 +86,7 @@ class Hand:
         return archive
 
     def close(self) -> None:
-        self.workshop.__exit__(None, None, None)
+        self.workshop.close()
 
 
 def host_id() -> str:

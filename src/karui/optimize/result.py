@@ -15,6 +15,7 @@ from karui.artifact import Artifact, load_artifact
 from karui.budget import Objective
 from karui.data import Split
 from karui.errors import UsageError, foreign
+from karui.journal import START
 from karui.measurement import Trial
 from karui.optimize.attempt import trial_id_of_baseline
 from karui.optimize.conclude import Conclusion, by_latency, pareto
@@ -62,7 +63,7 @@ def open_result(folder: Path) -> Result:
     """The result that an earlier run left in ``folder``."""
     path = folder / "result.json"
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", fix="name a run folder; karui optimize makes one")
+        raise UsageError(f"there is no folder {folder}", fix=START)
     if not path.is_file():
         raise UsageError(f"{folder} holds no finished run", fix=f"karui resume {folder}")
     with foreign(UsageError, f"{path} cannot be read", fix=f"karui resume {folder}"):

@@ -231,8 +231,8 @@ def in_int8(seen: Seen, node: Any) -> bool:
 def detail(precision: str, int8: Sequence[Any], floats: Sequence[Any], seen: Seen) -> str:
     wide = [node for node in floats if precision == "fp16" and seen.types.get(node.output[0]) == "FLOAT"]
     rest = [node for node in floats if node not in wide]
-    parts = {"int8": int8, "fp32" if precision == "int8" else precision: rest, "fp32 ": wide}
-    told = [f"{listed(nodes)} in {word.strip()}" for word, nodes in parts.items() if nodes]
+    parts = (("int8", int8), ("fp32" if precision == "int8" else precision, rest), ("fp32", wide))
+    told = [f"{listed(nodes)} in {word}" for word, nodes in parts if nodes]
     return "; ".join(told) or "no product or convolution"
 
 
