@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.data import DATA, load
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -74,6 +74,15 @@ def make_checkpoint(name: str) -> Path:
     path = CHECKPOINTS / f"{name}.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
     return path
+
+
+def kept(model: nn.Module, path: Path, fit: Callable[[], None]) -> None:
+    """Give ``model`` the weights in ``path``; they are those that ``fit`` left in it the first time."""
+    if not path.is_file():
+        fit()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), path)
+    model.load_state_dict(load_file(path))
 
 
 def trained(plan: Plan, images: Tensor, labels: Tensor) -> nn.Module:

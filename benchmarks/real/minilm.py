@@ -13,9 +13,9 @@ import html
 from pathlib import Path
 
 import torch
-from benchmarks.networks.train import CHECKPOINTS
+from benchmarks.networks.train import CHECKPOINTS, kept
 from benchmarks.real.packages import folder_of
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -104,11 +104,7 @@ def network(folder: Path, inputs: dict[str, Tensor], kind: Tensor) -> Sentiment:
             if not name.startswith(("pooler", "embeddings.position_ids"))
         }
     )
-    if not PROBE.is_file():
-        fit(model, inputs, kind)
-        CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-        save_file(model.probe.state_dict(), PROBE)
-    model.probe.load_state_dict(load_file(PROBE))
+    kept(model.probe, PROBE, lambda: fit(model, inputs, kind))
     return model.requires_grad_(False)
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.networks.train import CHECKPOINTS
+from benchmarks.networks.train import CHECKPOINTS, kept
 from benchmarks.real.packages import folder_of
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from karui.demo.networks import InvertedResidual
+from karui.demo.networks import MobileNet
 from karui.task import Task
 
 CELL, SIDE = 96, 32
@@ -26,19 +25,6 @@ TRAIN, TEST = 13_000, 5_200  # patches, as many of each photograph
 CALIBRATE, SELECT = 512, 2_600
 EPOCHS, BATCH, RATE = 12, 128, 1e-2
 CHECKPOINT = CHECKPOINTS / "photos.safetensors"
-
-
-class Patches(nn.Sequential):
-    """(n, 3, 32, 32) to scores of the photographs: a small MobileNetV2."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(
-            nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()),
-            InvertedResidual(16, 24, stride=2), InvertedResidual(24, 24),
-            InvertedResidual(24, 40, stride=2), InvertedResidual(40, 40),
-            nn.Sequential(nn.Conv2d(40, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU6()),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes),
-        )  # fmt: skip
 
 
 def task() -> Task:
@@ -87,15 +73,11 @@ def cut(photos: list[Tensor], count: int, *, held: bool) -> tuple[Tensor, Tensor
     return torch.stack(patches)[order].float() / 255, torch.tensor(answers)[order]
 
 
-def network(images: Tensor, answers: Tensor, classes: int) -> Patches:
+def network(images: Tensor, answers: Tensor, classes: int) -> MobileNet:
     """The trained network; it is trained once, in minutes, and kept."""
     torch.manual_seed(0)
-    model = Patches(classes)
-    if not CHECKPOINT.is_file():
-        fit(model, images, answers)
-        CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), CHECKPOINT)
-    model.load_state_dict(load_file(CHECKPOINT))
+    model = MobileNet(3, classes)
+    kept(model, CHECKPOINT, lambda: fit(model, images, answers))
     return model.eval()
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 from benchmarks.data import DataError
-from benchmarks.networks.train import CHECKPOINTS
+from benchmarks.networks.train import CHECKPOINTS, kept
 from benchmarks.real.packages import folder_of
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,11 +72,7 @@ def network(frames: Tensor, speaker: Tensor) -> Speaker:
     """The trained network; it is trained once, in seconds, and kept."""
     torch.manual_seed(0)
     model = Speaker()
-    if not CHECKPOINT.is_file():
-        fit(model, frames, speaker)
-        CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), CHECKPOINT)
-    model.load_state_dict(load_file(CHECKPOINT))
+    kept(model, CHECKPOINT, lambda: fit(model, frames, speaker))
     return model.eval()
 
 

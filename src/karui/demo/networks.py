@@ -103,15 +103,15 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Sequential):
-    """A small MobileNetV2: 38,618 parameters, most of its work in depthwise and 1x1 convolutions."""
+    """A small MobileNetV2: 38,618 parameters as it is, most of its work in depthwise and 1x1 convolutions."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1, classes: int = CLASSES) -> None:
         super().__init__(
-            nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()),
+            nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()),
             InvertedResidual(16, 24, stride=2), InvertedResidual(24, 24),
             InvertedResidual(24, 40, stride=2), InvertedResidual(40, 40),
             nn.Sequential(nn.Conv2d(40, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU6()),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, CLASSES),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes),
         )  # fmt: skip
 
 
