@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,16 +41,21 @@ NEAR = 0.9  # of the goal: no need to look for a wider model that meets it
 
 @dataclass(frozen=True)
 class Look:
-    """A narrowed model: predicted and timed share of the original's latency, with its 95 % interval."""
+    """A narrowed model: predicted and timed share of the original's latency, with its 95 % interval.
+
+    guessed: predicted before it was timed; predicted: with what all looks have taught.
+    """
 
     counts: Mapping[str, int]
+    guessed: float
     predicted: float
     share: float
     low: float
     high: float
 
     def told(self) -> dict[str, float]:
-        return {name: round(getattr(self, name), 3) for name in ("predicted", "share", "low", "high")}
+        names = ("guessed", "predicted", "share", "low", "high")
+        return {name: round(getattr(self, name), 3) for name in names}
 
 
 @dataclass
@@ -123,21 +128,26 @@ class Search:
                 why=f"the fastest of {len(self.looks)} that were timed took {reach}",
                 fix="ask for less, or another runtime or precision",
             )
-        self.looks.append(max(good, key=lambda look: look.share))
-        return self.looks[-1].counts
+        best = max(good, key=lambda look: look.share)
+        self.looks.append(replace(best, predicted=self.predicted(self.removed(curves, best.counts))))
+        return best.counts
 
     def look(self, curves: Sequence[Curve], aim: float) -> Look:
         """Solve for ``aim``, time what comes out, and learn from it."""
         counts = self.spend(curves, aim)
-        removed = self.taken([bundle for one in curves for bundle in one.bundles[: counts[one.group.name]]])
-        predicted = self.predicted(removed)
+        removed = self.removed(curves, counts)
+        guessed = self.predicted(removed)
         ratio = self.time([removed], True)[0]
         if ratio is None:
             raise Unsupported("the narrowed model does not run on the runtime")
         share = 1 / ratio.ratio
         weight = max(1.0, float(len(self.stairs.rows)))  # it lies nearer to the goal than all before
         self.stairs.learn([(gone_of(self.units.roots, removed), share)], weight)
-        return Look(counts, predicted, share, 1 / ratio.high, 1 / ratio.low)
+        predicted = self.predicted(removed)
+        return Look(counts, guessed, predicted, share, 1 / ratio.high, 1 / ratio.low)
+
+    def removed(self, curves: Sequence[Curve], counts: Mapping[str, int]) -> set[int]:
+        return self.taken([bundle for one in curves for bundle in one.bundles[: counts[one.group.name]]])
 
     def told(self) -> dict[str, Any]:
         return {**self.looks[-1].told(), "looks": len(self.looks) - 1}

@@ -68,10 +68,12 @@ def timed(account: Json) -> list[tuple[str, str]]:
     looked, stairs = fields.at(account, "latency"), fields.at(account, "stairs")
     found = []
     if isinstance(looked, Mapping):
-        predicted, share, low, high = (
-            f"{fields.number(looked, key) or 0:.1%}" for key in ("predicted", "share", "low", "high")
+        guessed, predicted, share, low, high = (
+            f"{fields.number(looked, key) or 0:.1%}"
+            for key in ("guessed", "predicted", "share", "low", "high")
         )
-        found.append(("latency, of the original's", f"{predicted} predicted, {share} timed [{low}, {high}]"))
+        told = f"{guessed} guessed, {predicted} predicted, {share} timed [{low}, {high}]"
+        found.append(("latency, of the original's", told))
     if isinstance(stairs, Mapping) and stairs:
         costs = ", ".join(f"of {step} +{fields.number(stairs, step) or 0:.0%}" for step in stairs)
         found.append(("layers whose widths are no multiples", costs))
