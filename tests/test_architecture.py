@@ -24,7 +24,7 @@ FUNCTIONS = [
 ]
 PUBLIC = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "distill", "finetune", "load", "load_pruned", "optimize", "prune", "quantize",
+    "apply", "bench", "blank", "distill", "finetune", "load", "load_pruned", "optimize", "prune", "quantize",
     "quantize_aware", "size_bytes", "sparsity",
 ]  # fmt: skip
 

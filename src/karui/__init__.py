@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from karui.errors import KaruiError
     from karui.graph.pruned import load_pruned
     from karui.graph.quantize_aware import quantize_aware
+    from karui.graph.shards import blank
     from karui.numerics import Numerics
     from karui.optimize.result import Result
     from karui.recipe import Recipe
@@ -49,6 +50,7 @@ HOMES = {
     "Task": "karui.task",
     "apply": "karui.api",
     "bench": "karui.api",
+    "blank": "karui.graph.shards",
     "distill": "karui.api",
     "finetune": "karui.api",
     "load": "karui.api",
@@ -63,7 +65,7 @@ HOMES = {
 
 __all__ = [
     "Budget", "KaruiError", "Numerics", "Recipe", "Result", "Score", "Target", "Task",
-    "apply", "bench", "distill", "finetune", "load", "load_pruned", "optimize", "prune", "quantize",
+    "apply", "bench", "blank", "distill", "finetune", "load", "load_pruned", "optimize", "prune", "quantize",
     "quantize_aware", "size_bytes", "sparsity",
 ]  # fmt: skip
 

@@ -236,20 +236,30 @@ def trained(
     return alone.train(task, made, Path(checkpoints) if checkpoints else None, watch)
 
 
-def quantize(task: Task, recipes: str | Sequence[str], out: Path | str | None = None) -> list[dict[str, Any]]:
+def quantize(
+    task: Task,
+    recipes: str | Sequence[str],
+    out: Path | str | None = None,
+    shards: Path | str | None = None,
+) -> list[dict[str, Any]]:
     """INT8 artifacts and nothing else: built, verified and scored in fresh processes, but not timed.
 
     recipes: such as ``int8@onnxruntime`` or ``round_weights + int8[head=fp32]@openvino``; one table of
         ranges serves them all. The score is taken on ``select``; without it, the agreement with the original
         on the calibration data.
     out: a new folder; one under ``karui-quantized`` when not given.
+    shards: a folder of ``.safetensors`` files, or one of these, for a model that is built blank (in a block
+        ``with karui.blank():``): its weights are read from there one after the other, and the model is never
+        in memory whole. For ``int8_weights`` and ``int4_weights`` without steps.
 
     One dict a recipe: ``artifact`` (its folder; ``karui.load`` opens it), ``size_bytes``, ``executed``,
     ``verification``, ``score``; or ``failure``. Raises KaruiError when none came to anything.
     """
     texts = [recipes] if isinstance(recipes, str) else list(recipes)
     folder = Path(out) if out else new_folder(Path("karui-quantized"))
-    return quantized.quantize(task, [parse_recipe(text) for text in texts], folder)
+    return quantized.quantize(
+        task, [parse_recipe(text) for text in texts], folder, Path(shards) if shards else None
+    )
 
 
 def load(artifact: Artifact | Path | str) -> Callable[..., Any]:

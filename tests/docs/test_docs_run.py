@@ -12,6 +12,7 @@ import pages
 import pytest
 import torch
 
+import karui
 from karui import api, runtimes, techniques
 from karui.artifact import read_signature
 from karui.bench import gate
@@ -237,3 +238,25 @@ def test_verbs_are_not_hidden_by_rooms_of_the_same_name():
     )
     code += "assert callable(karui.optimize) and callable(karui.optimize) and callable(karui.bench)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Linear(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5))
+
+
+def test_a_model_that_stays_in_files(tmp_path, monkeypatch):
+    """Its weights are there in bfloat16."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    net, x = Linear().eval(), torch.randn(64, 64)
+    (tmp_path / "weights").mkdir()
+    state = {name: value.bfloat16() for name, value in net.state_dict().items()}
+    save_file(state, tmp_path / "weights" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    code = {"karui": karui, "Net": Linear, "x": x}
+    (block,) = [one for one in pages.blocks(DOCS / "quantization.md", "python") if "blank" in one]
+    exec(compile(block, "quantization.md", "exec"), code)
+    answers = karui.load(code["made"]["artifact"])(x)
+    assert torch.nn.functional.cosine_similarity(answers, net(x)).min() > 0.999

@@ -5,6 +5,7 @@ For example:
     karui quantize task.py:task
     karui quantize net.py:build --calibrate data.py:images --runtime openvino --keep head
     karui quantize task.py:task --weights 4
+    karui quantize large.py:task --weights 4 --shards weights/
 
 Every artifact is verified in a process of its own, and scored. Validation data are not needed; without
 them the agreement with the original is told. Exit codes are listed by karui --help.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 from karui.cli.options import TASK_FORMS, declare_data, declare_json, example_inputs
@@ -44,6 +46,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", action="append", default=[], metavar="TEXT", help="step before, e.g. equalize (repeatable)"
     )
+    parser.add_argument(
+        "--shards",
+        type=Path,
+        metavar="FOLDER",
+        help="read weights one by one from its .safetensors files; the script builds the model without",
+    )
     parser.add_argument("--out", type=Path, help="new folder (default: a new one under karui-quantized)")
     declare_json(parser)
 
@@ -52,12 +60,14 @@ def run(args: argparse.Namespace) -> int:
     from karui.api import quantize
     from karui.cli.model import find_task
     from karui.cli.terminal import prints_aside
+    from karui.graph.shards import blank
     from karui.report.fields import storable
     from karui.report.quantized import text
 
     with prints_aside(args.json):
-        task = find_task(args.task, {**vars(args), "inputs": example_inputs(args.inputs)})
-        found = quantize(task, recipes_of(args), args.out)
+        with blank() if args.shards else nullcontext():
+            task = find_task(args.task, {**vars(args), "inputs": example_inputs(args.inputs)})
+        found = quantize(task, recipes_of(args), args.out, args.shards)
     if args.json:
         print(json.dumps(storable({"schema": "karui.quantize/1", "made": found}), ensure_ascii=False))
     else:

@@ -98,13 +98,13 @@ def as_onnx(
     return exported.model
 
 
-def write(model: Any, path: Path) -> None:
-    """Save an ``onnx_ir`` model; what is too large for one file goes beside it."""
+def write(model: Any, path: Path, *, beside: bool = False) -> None:
+    """Save an ``onnx_ir`` model; what is too large for one file goes beside it, or all weights if asked."""
     import onnx_ir as ir
 
     weights = [value.const_value for value in model.graph.initializers.values()]
     size_bytes = sum(weight.nbytes for weight in weights if weight is not None)
-    large = f"{path.name}.data" if size_bytes > LARGE_BYTES else None
+    large = f"{path.name}.data" if beside or size_bytes > LARGE_BYTES else None
     ir.save(model, path, external_data=large)
 
 

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from karui.data import Array, Arrays
+    from karui.optimize.streamed import InFiles
 
 
 @dataclass(frozen=True)
 class Origin:
     """``form`` is "torch" (``model`` holds a private copy in eval mode) or "onnx" (``path``).
 
-    against: the recipe every ratio is taken against, where it is not the usual one.
+    program: in place of a model, one whose weights stay in files. against: the recipe every ratio is taken
+    against, where it is not the usual one.
     """
 
     form: str
@@ -38,6 +40,7 @@ class Origin:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     against: str = ""
+    program: InFiles | None = None
 
     @property
     def baseline(self) -> str:
@@ -48,18 +51,22 @@ class Origin:
 
     def answers(self, signature: Signature, arrays: Arrays) -> list[Array]:
         """Flat outputs of the original model, in FP32."""
+        if self.program is not None:
+            return self.program.answers(signature, arrays)
         if self.model is not None:
             return run_all(self.model, signature.style, arrays)
         return run_onnx(self.path, signature, arrays)
 
 
 def from_model(given: Any, example: Any, *, consume: bool = False) -> Origin:
-    """An Origin from a module, a function that makes one, or the path of an ONNX file.
+    """An Origin from a module, a function that makes one, or the path of an ONNX file; one is left as it is.
 
     consume: hold the given module itself, put on the CPU and into eval mode, instead of a copy.
     """
     import torch
 
+    if isinstance(given, Origin):
+        return given
     if isinstance(given, Path):
         return from_onnx(given)
     given = constructed(given, "model")
@@ -152,6 +159,8 @@ def import_onnx() -> Any:
 
 def describe(origin: Origin, example: Any, batch: int) -> tuple[Signature, Arrays]:
     """The signature of the original, and the example inputs by name."""
+    if origin.program is not None:
+        return origin.program.describe(example, batch)
     if origin.model is not None:
         return signature_of(origin.model, example, batch)
     return onnx_signature(origin.path, example, batch)
@@ -161,6 +170,8 @@ def facts_of(origin: Origin, signature: Signature, example: Arrays) -> ModelFact
     """Layers and costs; an ONNX file only tells its weights."""
     from karui.graph.call import arguments, tensors_of
 
+    if origin.program is not None:
+        return origin.program.facts()
     if origin.model is None:
         assert origin.path is not None
         weights = import_onnx().load(origin.path).graph.initializer

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from karui.artifact import Artifact
 from karui.budget import Budget
 from karui.errors import KaruiError, UsageError
 from karui.optimize.admit import ask_of, refusal_of
 from karui.optimize.attempt import checked, untried
 from karui.optimize.job import save_data
 from karui.optimize.prepare import prepare
+from karui.optimize.streamed import check_recipes, in_files, origin_of
 from karui.optimize.workshop import Workshop
 from karui.process import Limits
 from karui.recipe import Recipe
@@ -22,15 +25,23 @@ from karui.target import Target
 from karui.task import Task
 
 
-def quantize(task: Task, recipes: Sequence[Recipe], out: Path) -> list[dict[str, Any]]:
+def quantize(
+    task: Task, recipes: Sequence[Recipe], out: Path, shards: Path | None = None
+) -> list[dict[str, Any]]:
     """One artifact for each recipe, in ``out``; see ``karui.quantize``."""
     if out.exists():
         raise UsageError(f"{out} is there already", fix="name a new folder")
+    if shards:
+        check_recipes(recipes)
+    whole = in_files(task.model, shards) if shards else None
+    if whole:
+        task = dataclasses.replace(task, model=origin_of(whole))
     with tempfile.TemporaryDirectory() as name:
         job = prepare(with_answers(task), Target("cpu"), Budget(max_drop=100.0), Path(name))
         with Workshop(job, Limits()) as workshop:
             save_data(job)
-            found = [made(workshop, recipe) for recipe in recipes]
+            build = partial(whole.build, job) if whole else workshop.build
+            found = [made(workshop, recipe, build) for recipe in recipes]
         good = [one for one in found if "artifact" in one]
         if not good:
             reasons = "; ".join(f"{one['recipe']}: {one['failure']}" for one in found)
@@ -49,14 +60,14 @@ def with_answers(task: Task) -> Task:
     return dataclasses.replace(task, select=task.calibrate, score="agreement")
 
 
-def made(workshop: Workshop, recipe: Recipe) -> dict[str, Any]:
+def made(workshop: Workshop, recipe: Recipe, build: Callable[[Recipe, str], Artifact]) -> dict[str, Any]:
     """What came of one recipe; a failure is told, not raised."""
     trial = untried(recipe)
     facts: dict[str, Any] = {"recipe": str(recipe), "runtime": recipe.runtime.name}
     if reason := refusal_of(recipe, ask_of(workshop.job)):
         return facts | {"failure": reason}
     try:
-        artifact = workshop.build(recipe, trial.id)
+        artifact = build(recipe, trial.id)
         with workshop.measured(artifact, trial.id) as candidate:
             found = checked(workshop.job, candidate, trial)
     except KaruiError as error:

@@ -26,6 +26,7 @@ from karui.units import Seconds
 
 if TYPE_CHECKING:
     from karui.data import Array, Arrays
+    from karui.graph.weights.streamed import Streamed
 
     Predict = Callable[[Arrays], list[Array]]
 
@@ -60,6 +61,7 @@ class Source:
     probe: input arrays on which ``Built.reference`` is computed.
     batch: samples of a call where it will run.
     flags: instruction sets of the CPU where it will run.
+    program: one whose weights lie in files; then ``folder`` is empty, and only weights in few bits are made.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Source:
     threads: int = 1
     batch: int = 1
     flags: frozenset[str] = field(default_factory=host.flags)
+    program: Streamed | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 from onnx.defs import OpSchema
 from onnxscript import values
 
@@ -26,6 +27,7 @@ from karui.graph.weights.options import Packing, Writing
 from karui.graph.weights.store import OP, WeightOnly, weight_only
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from karui.runtimes import Source
@@ -53,11 +55,11 @@ def write_weights(source: Source, packing: Packing, how: Writing, opset: int, mo
     made = as_onnx(program, source.signature, opset, {OP: translated})
     with foreign(BuildFailed, "the model with stored weights could not be written as ONNX"):
         emit(made, found.stored, how)
-    write(made, model)
+    write(made, model, beside=source.program is not None)
     return found
 
 
-def emit(model: Any, stored: tuple[Stored, ...], how: Writing) -> None:
+def emit(model: Any, stored: Sequence[Stored], how: Writing) -> None:
     """Replace each mark, and the product or look-up that reads it, in place."""
     for node in list(model.graph):
         if node.op_type != "Stored" or node.domain != DOMAIN:
@@ -163,7 +165,7 @@ def finish(graph: Any, node: Any, product: Any, name: str) -> None:
 
 def look_up(graph: Any, node: Any, one: Stored) -> None:
     """Rows of whole numbers and of scales, multiplied: the table itself is never unpacked."""
-    whole = once(graph, f"{one.path}_rows", (one.whole - middle(8)).numpy().astype(np.int8))
+    whole = once(graph, f"{one.path}_rows", (one.whole.to(torch.int16) - middle(8)).numpy().astype(np.int8))
     scale = once(graph, f"{one.path}_row_scale", one.scale.numpy())
     attributes = {"axis": 0}
     steps = [

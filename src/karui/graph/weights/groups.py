@@ -23,7 +23,7 @@ ENDS = 32  # clipping ends that are tried for the least squared error
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight (rows, columns) as whole numbers from 0 to 2 ** bits - 1.
+    """A weight (rows, columns) as whole numbers from 0 to 2 ** bits - 1, in floats or in uint8.
 
     scale, zero: (rows, groups), float32 and whole numbers as floats. group: columns of each. path: in the
     user's model. rows are outputs of a layer, or entries of an embedding, which then is a ``table``.
@@ -40,7 +40,10 @@ class Stored:
 
     def floats(self) -> Tensor:
         """The float32 values that these stand for."""
-        columns = self.whole.shape[1]
+        rows, columns = self.whole.shape
+        if columns % self.group == 0:
+            parts = self.whole.reshape(rows, -1, self.group)
+            return ((parts - self.zero.unsqueeze(2)) * self.scale.unsqueeze(2)).reshape(rows, columns)
         scale, zero = (spread(part, self.group, columns) for part in (self.scale, self.zero))
         return (self.whole - zero) * scale
 

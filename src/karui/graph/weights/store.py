@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,7 +67,7 @@ class WeightOnly:
     """
 
     graph: GraphModule
-    stored: tuple[Stored, ...]
+    stored: Sequence[Stored]
     reference: list[Array]
     fallback: tuple[Mapping[str, str], ...]
     shares: Mapping[str, float]
@@ -118,22 +118,24 @@ def weight_only(source: Source, packing: Packing) -> WeightOnly:
     Raises Unsupported where a rule fits no layer, nothing is left to store, or earlier steps have settled
     what cannot be kept.
     """
+    if source.program is not None:
+        return source.program.rounded(source, packing)
     with quiet(), torch.no_grad():
         graph, factors = folded(source.folder)
         check_rules(graph, source.numerics)
         work = Storing(graph, packing, source, learned(source, factors))
         work.run()
         if not work.stored:
-            why = "; ".join(sorted({one["reason"] for one in work.fallback})) or "it has none"
+            why = "; ".join(sorted({one["reason"] for one in work.account.fallback})) or "it has none"
             raise Unsupported("no weight of the model would be stored in fewer bits", why=why)
         reference = answers(predictor(graph, source.signature), source.probe, source.signature)
     return WeightOnly(
         graph,
         tuple(work.stored),
         reference,
-        tuple(work.fallback),
-        work.shares(),
-        dict(work.rounding),
+        tuple(work.account.fallback),
+        work.account.shares(),
+        dict(work.account.rounding),
     )
 
 
@@ -168,6 +170,38 @@ class Place:
         return weight_of(self.readers[0])
 
 
+@dataclass
+class Account:
+    """What became of the weights: which stay in float and why, how many have how many bits, and how they were
+    rounded.
+    """
+
+    fallback: list[Mapping[str, str]] = field(default_factory=list)
+    sizes: Counter[str] = field(default_factory=Counter)
+    rounding: Counter[str] = field(default_factory=Counter)
+
+    def leave(self, graph: GraphModule, node: Node, path: str, reason: str) -> None:
+        self.fallback.append({"node": layer_of(path), "op": op_name(node), "reason": reason})
+        weight = next(part for part in node.all_input_nodes if part.op == "get_attr")
+        self.sizes["32"] += tensor_at(graph, str(weight.target)).numel()
+
+    def leave_others(self, graph: GraphModule, found: Sequence[Place]) -> None:
+        """Tell of matrices that are read in another way than by ``found``."""
+        mine = {node for place in found for node in place.readers}
+        told = set()
+        for node in graph.graph.nodes:
+            if not is_matrix(graph, node):
+                continue
+            for reader in node.users:
+                if reader not in mine and (node.target, packet(reader)) not in told:
+                    told.add((node.target, packet(reader)))
+                    self.leave(graph, reader, str(node.target).removeprefix(ROOT), why_float(reader))
+
+    def shares(self) -> dict[str, float]:
+        whole = max(self.sizes.total(), 1)
+        return {bits: round(many / whole, 4) for bits, many in sorted(self.sizes.items()) if many}
+
+
 class Storing:
     """One application: the program, which is changed weight by weight, and the account of it."""
 
@@ -177,13 +211,11 @@ class Storing:
         self.graph, self.packing, self.known, self.numerics = graph, packing, known, source.numerics
         self.data = samples(source)
         self.stored: list[Stored] = []
-        self.fallback: list[Mapping[str, str]] = []
-        self.rounding: Counter[str] = Counter()
-        self.sizes: Counter[str] = Counter()
+        self.account = Account()
 
     def run(self) -> None:
         found = list(places(self.graph))
-        self.leave_others(found)
+        self.account.leave_others(self.graph, found)
         for place in found:
             if not place.linear:
                 self.embedding(place)
@@ -197,7 +229,7 @@ class Storing:
         """0 for a layer that a rule keeps in float."""
         precision = precision_of(place, self.numerics)
         if precision == "fp32":
-            self.leave(place.readers[0], place.path, KEPT)
+            self.account.leave(self.graph, place.readers[0], place.path, KEPT)
         return WEIGHT_BITS.get(precision, 0)
 
     def looks(self, place: Place, bits: int) -> bool:
@@ -223,7 +255,7 @@ class Storing:
         group = size_of(weight.shape[1], self.packing.group)
         known = self.known.get(place.path)
         if known is None:
-            self.rounding["gptq" if H is not None else "nearest"] += 1
+            self.account.rounding["gptq" if H is not None else "nearest"] += 1
             self.put(place, grids(weight, bits, group, self.packing).round(weight, place.path, H))
             return
         if known.bits > bits:
@@ -232,22 +264,22 @@ class Storing:
                 why=f"it is to be stored in {bits}",
                 fix=f"round_weights:bits={bits}, or int8_weights",
             )
-        self.rounding["an earlier step"] += 1
+        self.account.rounding["an earlier step"] += 1
         self.put(place, settled(weight, known, bits, group).round(weight, place.path))
 
     def embedding(self, place: Place) -> None:
         if precision_of(place, self.numerics) == "fp32":
-            self.leave(place.readers[0], place.path, KEPT)
+            self.account.leave(self.graph, place.readers[0], place.path, KEPT)
             return
         weight = tensor_at(self.graph, str(place.weight.target)).detach().float()
-        self.rounding["nearest"] += 1
+        self.account.rounding["nearest"] += 1
         self.put(place, replace(per_row(weight).round(weight, place.path), table=True))
 
     def put(self, place: Place, one: Stored) -> None:
         """Let the readers of a weight read what is stored."""
         number = len(self.stored)
         self.stored.append(one)
-        self.sizes[str(one.bits)] += one.whole.numel()
+        self.account.sizes[str(one.bits)] += one.whole.numel()
         with self.graph.graph.inserting_before(place.readers[0]):
             floats = self.graph.graph.get_attr(put(self.graph, f"{HOME}.w{number}", one.floats()))
             mark = self.graph.graph.call_function(OP, (floats, number))
@@ -256,27 +288,6 @@ class Storing:
             node.replace_input_with(weight_of(node), mark)
         self.graph.graph.eliminate_dead_code()
         self.graph.recompile()
-
-    def leave_others(self, found: Sequence[Place]) -> None:
-        """Tell of matrices that are read in another way."""
-        mine = {node for place in found for node in place.readers}
-        told = set()
-        for node in self.graph.graph.nodes:
-            if not is_matrix(self.graph, node):
-                continue
-            for reader in node.users:
-                if reader not in mine and (node.target, packet(reader)) not in told:
-                    told.add((node.target, packet(reader)))
-                    self.leave(reader, str(node.target).removeprefix(ROOT), why_float(reader))
-
-    def leave(self, node: Node, path: str, reason: str) -> None:
-        self.fallback.append({"node": layer_of(path), "op": op_name(node), "reason": reason})
-        weight = next(part for part in node.all_input_nodes if part.op == "get_attr")
-        self.sizes["32"] += tensor_at(self.graph, str(weight.target)).numel()
-
-    def shares(self) -> dict[str, float]:
-        whole = max(self.sizes.total(), 1)
-        return {bits: round(many / whole, 4) for bits, many in sorted(self.sizes.items()) if many}
 
 
 def samples(source: Source) -> list[tuple[Tensor, ...]]:
