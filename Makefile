@@ -2,13 +2,14 @@
 # make check  lint, types, import contracts, size caps      make data   full Fashion-MNIST and MNIST into data/
 # make bench  the committed benchmark tables, made again    make newest the tests with the newest torch that installs
 # make zoo    cut against masked on the whole zoo and a thousand random networks (most of an hour)
+# make peers  karui beside the tools that do a part of its work, some in environments of their own (hours; resumable)
 # make families  torchvision's models and 85 timm families, in an environment of their own (an hour; resumable)
 PYTHON ?= python3
 BIN := .venv/bin
 ORT_WEB := 1.30.0
 NPM := npm install --silent --ignore-scripts --no-audit --no-fund
 
-.PHONY: demo test check data bench zoo families newest clean
+.PHONY: demo test check data bench zoo families peers newest clean
 
 demo: .venv/ready-to-run
 	$(BIN)/karui demo
@@ -34,6 +35,12 @@ zoo: .venv/ready-to-develop
 
 families: .venv-families/ready
 	PYTHONPATH=src:. OMP_NUM_THREADS=1 .venv-families/bin/python -m benchmarks.families.sweep --rows .venv-families/rows > benchmarks/results/families.md
+
+peers: .venv/ready-to-develop data
+	for name in mnist fashion; do \
+		test -f data/checkpoints/$$name.safetensors || $(BIN)/python -m benchmarks.networks.train $$name || exit 1; done
+	$(BIN)/python -m benchmarks.real.packages
+	$(BIN)/python -m benchmarks.peers --build --karui --table > benchmarks/results/peers.md
 
 .venv-families/ready:
 	$(PYTHON) -m venv .venv-families
@@ -72,4 +79,4 @@ newest:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-newest .venv-newest-litert .venv-families .venv-litert karui-runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-newest-litert .venv-families .venv-litert .venv-peers karui-runs .pytest_cache .mypy_cache .ruff_cache

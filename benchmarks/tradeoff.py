@@ -78,6 +78,11 @@ def task_of(name: str) -> karui.Task:
     return dataclasses.replace(task, train=Turned(*task.train.tensors)) if name == "fashion" else task
 
 
+def fashion() -> karui.Task:
+    """The ResNet, with images to train on that are turned at random."""
+    return task_of("fashion")
+
+
 def recipes(name: str) -> list[str]:
     trained = TRAINED.format(epochs=EPOCHS[name])
     narrow = [f"prune_channels:macs={share},multiple_of=8 + {trained}" for share in NARROWER[name]]
