@@ -8,6 +8,8 @@ python -m benchmarks.peers --table > benchmarks/results/peers.md         times, 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from benchmarks.peers._build import LIMIT_S, build
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("karui-runs/peers"))
     parser.add_argument("--minutes", type=float, default=LIMIT_S / 60, help="for each way of a tool")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no tool goes on alone
     chosen = args.tools * args.build + ["karui"] * args.karui
     for tool in chosen:
         for task in args.tasks:

@@ -57,7 +57,7 @@ def given(name: str, out: Path) -> Given:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     task = task_of(name)
-    example = task.inputs if isinstance(task.inputs, dict) else {"images": task.inputs}
+    example = task.inputs if isinstance(task.inputs, dict) else {"inputs": task.inputs}
     train = task.train if isinstance(task.train, Dataset) else TensorDataset(*columns(task.train))
     calibrate = TensorDataset(*columns(task.calibrate)[: len(example)])
     select = TensorDataset(*columns(task.select))

@@ -45,8 +45,11 @@ def outcome(task: str, tool: str, way: str, home: Path) -> dict[str, Any]:
 
 
 def told(error: BaseException) -> str:
-    """The last line of the error: of its text, the first line, where most say what is wrong."""
-    return traceback.format_exception_only(error)[-1].strip().splitlines()[0][:300]
+    """What the error ends with; its first line too, where it has several."""
+    lines = [
+        line.strip() for line in "".join(traceback.format_exception_only(error)).splitlines() if line.strip()
+    ]
+    return " ... ".join(line[:200] for line in dict.fromkeys([lines[0], lines[-1]]))
 
 
 def cpu_s() -> float:

@@ -58,4 +58,5 @@ def _best_of(result: Any) -> dict[str, Path]:
         raise ValueError("nothing was faster inside the budget")
     held = [trial for trial in result.facts["trials"] if trial["status"] in ("kept", "best")]
     smallest = min(held, key=lambda trial: trial["size_bytes"])
-    return {"best": result.best.folder, "smallest": result.folder / smallest["artifact"]}
+    found = {"best": result.best.folder, "smallest": result.folder / smallest["artifact"]}
+    return found if smallest["id"] != result.facts["best"] else {"best": result.best.folder}

@@ -29,16 +29,9 @@ def static(given: Given) -> str:
     from olive.data.component.dataset import BaseDataset
     from olive.data.registry import Registry
 
-    class Rows(BaseDataset):
-        def __len__(self) -> int:
-            return len(given.calibrate)
-
-        def __getitem__(self, index: int) -> Any:
-            return dict(zip(given.names, given.calibrate[index])), 0
-
     @Registry.register_dataset("rows")
-    def rows(data_dir: str = "", **options: Any) -> Rows:
-        return Rows(None)
+    def rows(data_dir: str = "", **options: Any) -> BaseDataset:
+        return BaseDataset([(dict(zip(given.names, row)), 0) for row in given.calibrate])
 
     data = {"name": "rows", "load_dataset_config": {"type": "rows"}}
     passes = {"quantize": {"type": "OnnxStaticQuantization", "data_config": "rows"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import sys
 import types
@@ -56,8 +57,8 @@ def test_a_tool_that_fails_becomes_a_row_that_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(_given, "given", lambda task, out: None)
     monkeypatch.setitem(sys.modules, "benchmarks.peers.broken", types.SimpleNamespace(way=broken))
     found = _one.outcome("mnist", "broken", "way", tmp_path)
-    assert found["error"] == "RuntimeError: no kernel for it"
-    assert row_of(tmp_path, found)[-1] == "failed: RuntimeError: no kernel for it"
+    assert found["error"] == "RuntimeError: no kernel for it ... and a long story"
+    assert row_of(tmp_path, found)[-1].startswith("failed: RuntimeError: no kernel for it")
 
 
 def test_a_process_that_dies_or_hangs_becomes_a_row_as_well(tmp_path):
@@ -99,10 +100,26 @@ def test_foreign_files_are_opened_and_scored_by_their_own_answers(tmp_path):
 
 def test_losses_are_shown_as_losses(tmp_path):
     small, large = scored(tmp_path / "small", 90.0, 10), scored(tmp_path / "large", 90.0, 30)
-    assert _table.against(small, large, [1.5, 1.4, 1.6, "faster"])[-1] == "faster, smaller"
-    assert _table.against(large, small, [0.8, 0.7, 0.9, "slower"])[-1] == "LOSS: slower, LOSS: larger"
-    equal = _table.against(small, small, [1.0, 0.9, 1.1, "no measurable difference"])
-    assert equal[-1] == "equally fast, equally small"
+
+    def words(mine, other, *ratio) -> str:
+        return _table.Match("mnist", mine, other, ratio).cells[-1]
+
+    assert words(small, large, 1.5, 1.4, 1.6, "faster") == "faster, smaller"
+    assert words(large, small, 0.8, 0.7, 0.9, "slower") == "LOSS: slower, LOSS: larger"
+    assert words(small, small, 1.0, 0.9, 1.1, "no measurable difference") == "equally fast, equally small"
+
+
+def test_the_last_sentence_counts_what_the_rows_say(tmp_path):
+    karui = dataclasses.replace(scored(tmp_path / "mine", 90.0, 10), name=_measure.KARUI)
+    small, large = scored(tmp_path / "small", 90.0, 8), scored(tmp_path / "large", 90.0, 30)
+    faster, slower = [1.6, 1.5, 1.7, "faster"], [0.8, 0.7, 0.9, "slower"]
+
+    def pair(ratio, smallest):
+        return tuple(_table.Match("t", karui, other, ratio) for other in (large, smallest))
+
+    told = _table.count([pair(faster, large), pair(faster, small), pair(slower, large), pair(slower, small)])
+    assert "on 1 of 4 tasks" in told
+    assert told.endswith("smaller on 3.")
 
 
 def test_what_lost_too_much_is_not_timed(tmp_path):
