@@ -57,7 +57,7 @@ def prepared(given: Given) -> Any:
 
     path = given.out / "model.onnx"
     export_onnx(given, given.model, path)
-    quant_pre_process(path, path)
+    quant_pre_process(path, path, skip_symbolic_shape=True)  # it fails at an Expand of MiniLM
     return onnx.load(path)
 
 

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from benchmarks.peers._given import Given
 from benchmarks.peers._user import save_program
 
-ALONE = ("torch==2.13.0", "pruna==0.3.4", "pillow")
+ALONE = (
+    "torch==2.13.0",
+    "pruna==0.3.4",
+    "huggingface_hub==1.33.0",  # 0.3.4 cannot be imported with a newer one
+    "pillow",
+)
+
+for name in ("nms", "qnms"):  # torchvision expects them; its own are missing where torch has no CUDA
+    torch.library.define(f"torchvision::{name}", "(Tensor boxes) -> Tensor")
 
 
 def torch_compile(given: Given) -> str:
@@ -20,8 +29,6 @@ def torch_compile(given: Given) -> str:
 
 
 def half(given: Given) -> str:
-    import torch
-
     model = smashed(given, "half")
 
     class Half(torch.nn.Module):
@@ -60,8 +67,6 @@ def smashed(given: Given, algorithm: str) -> Any:
 
 
 def save_traced(given: Given, model: Any) -> None:
-    import torch
-
     with torch.no_grad():
         traced = torch.jit.trace(model, tuple(tensor[:1] for tensor in given.example))
     torch.jit.save(torch.jit.freeze(traced.eval()), given.out / "model.pt")
