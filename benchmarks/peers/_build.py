@@ -30,9 +30,10 @@ QUIET = {  # nothing is reported, nothing is asked of a model hub
 ROW, LOG = "row.json", "log.txt"
 
 
-def build(runs: Path, task: str, tool: str, limit_s: float = LIMIT_S) -> None:
-    """The ways of ``tool`` on ``task`` that have no row yet."""
-    todo = [way for way in ways(tool) if not (home_of(runs, task, tool, way) / ROW).is_file()]
+def build(runs: Path, task: str, tool: str, limit_s: float = LIMIT_S, only: Sequence[str] = ()) -> None:
+    """The ways of ``tool`` on ``task`` that have no row yet; ``only`` some where named."""
+    wanted = [way for way in ways(tool) if not only or way in only]
+    todo = [way for way in wanted if not (home_of(runs, task, tool, way) / ROW).is_file()]
     if not todo:
         return
     python, failed = environment(tool)
@@ -112,7 +113,8 @@ def environment(tool: str) -> tuple[str, str]:
     home = ENVIRONMENTS / tool
     beside, alone = packages(tool, "BESIDE"), packages(tool, "ALONE")
     python = str(home / "bin" / "python") if alone else sys.executable
-    if not (beside or alone) or (home / "ready").is_file():
+    ready, made_of = home / "ready", "\n".join((*beside, *alone))
+    if not made_of or (ready.is_file() and ready.read_text() == made_of):
         return python, ""
     shutil.rmtree(home, ignore_errors=True)
     ENVIRONMENTS.mkdir(exist_ok=True)
@@ -126,7 +128,7 @@ def environment(tool: str) -> tuple[str, str]:
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
             return python, f"not installed: {said[-1].strip()[:300]}"
-    (home / "ready").touch()
+    ready.write_text(made_of)
     return python, ""
 
 
