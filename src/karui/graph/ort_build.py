@@ -115,6 +115,10 @@ class OrtBuild:
         with tempfile.TemporaryDirectory() as scratch:
             told = self.export(source, Path(scratch), model)
             executed = inspect(model, Path(scratch), source) | self.pack(model)
+            if precision == "int8_dynamic":
+                from karui.graph.recurrent import told as told_of
+
+                executed |= told_of(source, source.folder / f"exported-{self.opset}.onnx", executed["fallback"])
             executed = told.added(executed) if told else executed
         return executed, fake_quant(model, source) if precision == "int8" else None
 

@@ -135,11 +135,17 @@ def dynamic_int8(source: Source, prepared: Path, model: Path) -> None:
 
 
 def excluded(prepared: Path, source: Source) -> list[str]:
-    """Names of the nodes that a rule keeps in FP32."""
+    """Names of the nodes that a rule keeps in FP32; in dynamic INT8 one may name a weight of an LSTM."""
     import onnx
 
     graph = onnx.load(str(prepared)).graph
-    return kept_in_float(module_paths(graph, graph.node), source.numerics)
+    paths, owned = module_paths(graph, graph.node), dict[str, str]()
+    if source.numerics.default == "int8_dynamic" and any(node.op_type == "LSTM" for node in graph.node):
+        from karui.graph.recurrent import owners
+
+        owned = owners(source, prepared)
+    kept = kept_in_float(paths | {path: path for path in owned}, source.numerics)
+    return list(dict.fromkeys(owned.get(name, name) for name in kept))
 
 
 def module_paths(graph: Any, nodes: Sequence[Any]) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Mending a static INT8 model that misses the accuracy budget.
+"""Mending an INT8 model that misses the accuracy budget.
 
-First its weights are rounded with calibration data instead of each to the nearest. If that is not enough,
+First the weights of a static one are rounded with calibration data instead of each to the nearest. If that is not enough,
 layers stay in float, with the weights they had. Layers differ by orders of magnitude in what their rounding
 does to the answers. Those that disturb most for the multiplications they save go back to float first; how
 many have to is found by bisection, each time with a whole trial on the runtime, so that the fastest that
@@ -26,7 +26,7 @@ def propose_mixed(trials: Sequence[Trial], most: int) -> Recipe | None:
     tried = {trial.recipe: trial for trial in trials}
     for trial in trials:
         recipe = parse_recipe(trial.recipe)
-        plain = str(recipe.numerics) == "int8" and ROUNDING not in recipe.steps
+        plain = str(recipe.numerics) in ("int8", "int8_dynamic") and ROUNDING not in recipe.steps
         if plain and worth_mending(trial) and float_fits(recipe, trials):
             better = rounded(recipe)
             if most and better is not None and str(better) not in tried:
@@ -54,7 +54,7 @@ def worth_mending(trial: Trial) -> bool:
 def rounded(recipe: Recipe) -> Recipe | None:
     """With its weights rounded by calibration data, where nothing else has settled them."""
     settled = {"round_weights", "quantize_aware"}.intersection(step.name for step in recipe.steps)
-    own = "quantizer" in dict(recipe.runtime.options)
+    own = "quantizer" in dict(recipe.runtime.options) or str(recipe.numerics) != "int8"
     return None if settled or own else dataclasses.replace(recipe, steps=(*recipe.steps, ROUNDING))
 
 
@@ -99,6 +99,7 @@ def most_disturbing(executed: Mapping[str, Any]) -> list[str]:
     macs: dict[str, float] = {}
     for layer in executed.get("layers", ()):
         if layer["int8"] and layer["sqnr_db"] is not None and layer["module"]:
-            noise[layer["module"]] = 10 ** (-layer["sqnr_db"] / 10)
+            own = 10 ** (-layer["sqnr_db"] / 10)
+            noise[layer["module"]] = max(noise.get(layer["module"], 0.0), own)
             macs[layer["module"]] = macs.get(layer["module"], 0.0) + layer["macs"]
     return sorted(noise, key=lambda module: -noise[module] / max(macs[module], 1e-4))
