@@ -39,9 +39,7 @@ class Same(nn.Conv2d):
         many = [max(kernel - (step if size % step == 0 else size % step), 0)
                 for size, kernel, step in zip(x.shape[2:], self.kernel_size, self.stride)]  # fmt: skip
         ends = [end for pad in reversed(many) for end in (pad // 2, pad - pad // 2)]
-        return functional.conv2d(
-            functional.pad(x, ends), self.weight, None, self.stride, groups=self.groups
-        )
+        return functional.conv2d(functional.pad(x, ends), self.weight, None, self.stride, groups=self.groups)
 
 
 class Block(nn.Module):
@@ -121,6 +119,8 @@ def crops(count: int, seed: int) -> Tensor:
         side = int(min(height, width) * draw.uniform(*SCALES))
         top, left = draw.integers(0, height - side + 1), draw.integers(0, width - side + 1)
         part = photo[None, :, top : top + side, left : left + side].float()
-        part = functional.interpolate(part, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+        part = functional.interpolate(
+            part, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
+        )
         found[i] = (part[0].flip(2) if i % 2 else part[0]).sub(127).div(128)
     return found[torch.from_numpy(draw.permutation(count))]

@@ -107,8 +107,26 @@ KNOWN = (
             f"./usr/share/klettres/{language}/{kind}/"
             for kind in ("alpha", "syllab")
             for language in (
-                "ar", "cs", "da", "de", "en", "en_GB", "es", "fr", "he", "hu", "it", "lt", "ml", "nb", "nds",
-                "nl", "pt_BR", "ru", "tn", "uk",
+                "ar",
+                "cs",
+                "da",
+                "de",
+                "en",
+                "en_GB",
+                "es",
+                "fr",
+                "he",
+                "hu",
+                "it",
+                "lt",
+                "ml",
+                "nb",
+                "nds",
+                "nl",
+                "pt_BR",
+                "ru",
+                "tn",
+                "uk",
             )  # fmt: skip
         ),
     ),

@@ -28,6 +28,7 @@ FRAMES, WINDOWS = 160, 2  # of a window of the encoder; of an utterance
 GAP = 800  # samples of silence between letters
 LOUDNESS_DB, SILENT, STEP = -30.0, 0.05, 480  # at least; of the loudest step; samples
 CALIBRATE = 64
+MOST = 1000  # utterances of a speaker
 
 Array = np.ndarray
 
@@ -69,12 +70,14 @@ def network() -> VoiceEncoder:
     return model.eval()
 
 
-def verified(voices: Array, speakers: Array) -> Array:
-    """1 - EER over all pairs of utterances; ``WINDOWS`` rows of ``voices`` are one."""
-    mean = voices.reshape(-1, WINDOWS, voices.shape[-1]).mean(1)
+def verified(voices: Array, utterances: Array) -> Array:
+    """1 - EER over all pairs of utterances, whose voice is the mean of their rows."""
+    numbers, at = np.unique(utterances, return_inverse=True)
+    mean = np.zeros((len(numbers), voices.shape[1]), np.float64)
+    np.add.at(mean, at, voices)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     first, second = np.triu_indices(len(mean), 1)
-    alike, who = (mean @ mean.T)[first, second], speakers[::WINDOWS]
+    alike, who = (mean @ mean.T)[first, second], numbers // MOST
     same = who[first] == who[second]
     own, other = np.sort(alike[same]), np.sort(alike[~same])
     at = np.sort(alike)
@@ -85,14 +88,16 @@ def verified(voices: Array, speakers: Array) -> Array:
 
 
 def utterances(kind: str) -> tuple[Tensor, Tensor]:
-    """Mel spectra (n, 160, 40) and speakers (n,); ``WINDOWS`` rows in a row are one utterance."""
-    spectra, speakers = [], []
+    """Mel spectra (n, 160, 40), and of which utterance: of the speaker i, from ``i * MOST`` on."""
+    spectra, numbers = [], []
     length = WINDOWS * FRAMES * HOP
     for number, sound in enumerate(speeches(kind)):
-        for start in range(0, len(sound) - length + 1, length):
-            spectra.append(mel(sound[start : start + length])[: WINDOWS * FRAMES].reshape(WINDOWS, FRAMES, MELS))
-            speakers += [number] * WINDOWS
-    return torch.cat(spectra), torch.tensor(speakers)
+        for i, start in enumerate(range(0, len(sound) - length + 1, length)):
+            spectra.append(
+                mel(sound[start : start + length])[: WINDOWS * FRAMES].reshape(WINDOWS, FRAMES, MELS)
+            )
+            numbers += [number * MOST + i] * WINDOWS
+    return torch.cat(spectra), torch.tensor(numbers)
 
 
 def speeches(kind: str) -> Iterator[Array]:
@@ -138,4 +143,6 @@ def bands() -> Tensor:
     at = np.linspace(0, RATE / 2, WINDOW // 2 + 1)
     up = (at - ends[:-2, None]) / np.diff(ends)[:-1, None]
     down = (ends[2:, None] - at) / np.diff(ends)[1:, None]
-    return torch.from_numpy(np.maximum(0, np.minimum(up, down)) * (2 / (ends[2:] - ends[:-2]))[:, None]).float()
+    return torch.from_numpy(
+        np.maximum(0, np.minimum(up, down)) * (2 / (ends[2:] - ends[:-2]))[:, None]
+    ).float()

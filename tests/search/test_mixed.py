@@ -80,6 +80,8 @@ def test_nothing_is_mended_that_fits_or_does_not_pay_or_tells_no_layers():
     twin = trial("prune_channels:macs=0.5 + fp32@onnxruntime", False)
     assert propose_mixed([twin, trial(narrow, False)], 4) is None  # its narrowing alone is too much
     assert propose_mixed([trial("fp16@onnxruntime", False)], 4) is None
+    dynamic = propose_mixed([trial("int8_dynamic@onnxruntime", False)], 4)
+    assert dynamic.numerics.rules and not dynamic.steps  # rounded weights are for static INT8
 
 
 class Uneven(nn.Module):

@@ -118,7 +118,9 @@ class OrtBuild:
             if precision == "int8_dynamic":
                 from karui.graph.recurrent import told as told_of
 
-                executed |= told_of(source, source.folder / f"exported-{self.opset}.onnx", executed["fallback"])
+                executed |= told_of(
+                    source, source.folder / f"exported-{self.opset}.onnx", executed["fallback"]
+                )
             executed = told.added(executed) if told else executed
         return executed, fake_quant(model, source) if precision == "int8" else None
 

@@ -85,7 +85,9 @@ def covered(source: Source, owned: Mapping[str, str], left: Collection[str]) -> 
     program = source.folder / "model.pt2"
     with quiet(), torch.no_grad():
         graph = bare(open_exported(program).module())
-        inputs = tuple(tensors_of(next(batches(source.calibrate or source.probe, source.signature, ROWS))).values())
+        inputs = tuple(
+            tensors_of(next(batches(source.calibrate or source.probe, source.signature, ROWS))).values()
+        )
         found = {path_at(node): one for node, one in macs_of(graph, inputs).items()}
         plain, stored = flat(graph(*inputs)), weights_in(graph)
         heard = {
@@ -125,7 +127,9 @@ def macs_of(graph: GraphModule, inputs: tuple[Tensor, ...]) -> dict[Node, float]
 
 def weights_in(graph: GraphModule) -> dict[str, Tensor]:
     return {
-        path_at(node): tensor_at(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"
+        path_at(node): tensor_at(graph, str(node.target))
+        for node in graph.graph.nodes
+        if node.op == "get_attr"
     }
 
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from karui.data import Array, Arrays
     from karui.runtimes import Source
 
-SENSITIVITY_ROWS = 32  # samples on which the sensitivity of each module is heard
+SENSITIVITY_ROWS = (4, 32)  # samples on which the sensitivity of each module is heard, fewer of large ones:
+SENSITIVITY_NUMBERS = 2**20  # about so many numbers; every module takes a pass over them
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def told_of(
 def looked_at(graph: GraphModule, table: Table, profile: Profile, source: Source) -> dict[str, Any]:
     some, one = (
         tuple(tensors_of(next(batches(source.calibrate, source.signature, rows))).values())
-        for rows in (SENSITIVITY_ROWS, 1)
+        for rows in (rows_heard(source.calibrate), 1)
     )
     heard, drawn = sensitivity(graph, table, profile, some), pictures(graph, table, some)
     clipped = clipping(graph, table, profile, one)
@@ -145,6 +146,12 @@ def looked_at(graph: GraphModule, table: Table, profile: Profile, source: Source
         }
         for layer, module in homes.items()
     }
+
+
+def rows_heard(data: Arrays) -> int:
+    least, most = SENSITIVITY_ROWS
+    numbers = sum(math.prod(array.shape[1:]) for array in data.values())
+    return max(least, min(most, SENSITIVITY_NUMBERS // max(numbers, 1)))
 
 
 def clipping(
