@@ -2,12 +2,12 @@
 
     python -m benchmarks.accuracy_control > benchmarks/results/accuracy_control.md
 
-Both get the model in OpenVINO, the same calibration data, the same validation samples and the same allowed drop
-(of the share of right answers). Counted are evaluations: for karui whole trials, each a build scored on all
-validation samples; for NNCF calls of the validation function over the data set, and of single samples when it
-ranks layers, divided by the samples. ``spread`` is the network of the photo patches with the channels between its
-blocks multiplied by 10^u, u from -1.5 to 1.5, and divided again where they are read: in float it is the same
-function, with one scale for a tensor it is not. Needs the data of the networks.
+Both get the model in OpenVINO, the same calibration data, the same validation samples and the same allowed
+drop (of the share of right answers). Counted are evaluations: for karui whole trials, each a build scored on
+all validation samples; for NNCF samples that its validation function saw, divided by the number of samples.
+``spread`` is the network of the photo patches with the channels between its blocks multiplied by 10^u, u from
+-1.5 to 1.5, and divided again where they are read: in float it is the same function, with one scale for a
+tensor it is not. Needs the data of the networks.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Found:
     def cells(self) -> str:
         before, after = self.correct
         return (
-            f"{100 * before:.1f} | {100 * after:.1f} | {self.layers[0]} of {self.layers[1]} | {self.evaluations:.1f} "
-            f"| {self.how}"
+            f"{100 * before:.1f} | {100 * after:.1f} | {self.layers[0]} of {self.layers[1]} "
+            f"| {self.evaluations:.1f} | {self.how}"
         )
 
 
@@ -89,8 +89,8 @@ def task_of(name: str) -> Task:
 def spread(model: nn.Module) -> nn.Module:
     """The same function, with channels of very different reach in what stands between blocks.
 
-    No ReLU stands there, so that a factor passes: the last norm of a block is multiplied, and so is that of each
-    block that adds to it; the first convolution of whatever reads it is divided.
+    No ReLU stands there, so that a factor passes: the last norm of a block is multiplied, and so is that of
+    each block that adds to it; the first convolution of whatever reads it is divided.
     """
     draw, factors = torch.Generator().manual_seed(0), None
     with torch.no_grad():
@@ -116,7 +116,10 @@ def short(task: Task) -> Task:
     x, y = torch.tensor(known.inputs[name]), torch.tensor(known.targets)
     calibrate = part(task, task.calibrate).inputs[name][:CALIBRATE]
     return replace(
-        task, calibrate=[torch.tensor(calibrate)], select=(x[:ROWS], y[:ROWS]), confirm=(x[ROWS : 2 * ROWS], y[ROWS : 2 * ROWS])
+        task,
+        calibrate=[torch.tensor(calibrate)],
+        select=(x[:ROWS], y[:ROWS]),
+        confirm=(x[ROWS : 2 * ROWS], y[ROWS : 2 * ROWS]),
     )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.qat_parity > benchmarks/results/qat_parity.md
 
-Agreement and largest difference are against the fake-quant reference on 2,000 test samples; a step of the output
-(LSB) is a 255th of its range there. Needs ``make data`` and the checkpoints of the networks.
+Agreement and largest difference are against the fake-quant reference on 2,000 test samples; a step of the
+output (LSB) is a 255th of its range there. Needs ``make data`` and the checkpoints of the networks.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def main() -> None:
     torch.set_num_threads(1)
     print("# Quantization-aware training: one model, every runtime\n")
     print(
-        f"{args.steps} steps of `quantize_aware` (64 samples, its other options as they are), {TEST:,} test samples.\n"
+        f"{args.steps} steps of `quantize_aware` (64 samples, other options as they are), {TEST:,} test samples.\n"
     )
     print(
-        "| network | runtime | agreement with fake-quant | largest difference (LSB) | agreement with the trained model "
+        "| network | runtime | agreement with fake-quant | largest difference (LSB) | with the model trained "
         "| MACs in INT8 |\n|---|---|--:|--:|--:|--:|"
     )
     for name in args.networks:

@@ -133,10 +133,12 @@ def row(name: str, one: Mapping[str, Any], test: Test, layers: list[Any]) -> dic
     loss = before - after
     executed = one["executed"]
     return found | {
-        "artifact": one["artifact"], "n": len(test.split), "score": float(after.mean()), "lost": float(loss.mean()),
+        "artifact": one["artifact"], "n": len(test.split),
+        "score": float(after.mean()), "lost": float(loss.mean()),
         "interval": list(interval(loss)) if loss.ndim else None,
         "agreement": likeness(test.score, outputs, test.answers),
-        "macs": executed["int8_macs"] if "int8_macs" in executed else share(artifact, layers), "runs": executed["detail"],
+        "macs": executed["int8_macs"] if "int8_macs" in executed else share(artifact, layers),
+        "runs": executed["detail"],
         "heard": heard(executed),
     }  # fmt: skip
 
@@ -201,10 +203,10 @@ def heard(executed: Mapping[str, Any]) -> list[tuple[str, float]]:
 def show(names: list[str]) -> None:
     print("# INT8 on real tasks\n")
     print(
-        "Scores of each artifact's own answers on the whole test set, beside those of the model in FP32 (points "
-        "lost, with the 95 % interval of the paired differences). Share of the multiplications of convolutions, "
-        "linear and LSTM layers in INT8 kernels, counted in the runtime's own graph. Agreement: share of equal "
-        "classes; of voices the mean cosine.\n"
+        "Scores of each artifact's own answers on the whole test set, beside those of the model in FP32 "
+        "(points lost, with the 95 % interval of the paired differences). Share of the multiplications in "
+        "INT8 kernels, counted in the runtime's own graph: of convolutions and linear layers, in dynamic INT8 of "
+        "LSTMs too. Agreement: share of equal classes; of voices the mean cosine.\n"
     )
     print(f"| {' | '.join(COLUMNS)} |\n|---|---|{'--:|' * 5}---|")
     loud = []

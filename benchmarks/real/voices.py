@@ -4,8 +4,8 @@
 
 The encoder of the package ``Resemblyzer`` (Wan et al. 2018, arXiv:1710.10467: three LSTM layers over mel
 spectra), with its released weights, and the spoken letters of Debian's ``klettres-data``: one speaker a
-language. An utterance is a few letters in a row; its voice is the mean of two windows of 1.6 seconds. The score
-is 1 - EER, the equal error rate of all pairs of utterances. Needs the packages ``soundfile`` and ``scipy``.
+language. An utterance is a few letters in a row; its voice is the mean of two windows of 1.6 seconds. The
+score is 1 - EER, the equal error rate of all pairs of utterances. Needs ``soundfile`` and ``scipy``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RATE, HOP, WINDOW, MELS = 16_000, 160, 400, 40  # Hz; samples; samples; bands
 FRAMES, WINDOWS = 160, 2  # of a window of the encoder; of an utterance
 GAP = 800  # samples of silence between letters
 LOUDNESS_DB, SILENT, STEP = -30.0, 0.05, 480  # at least; of the loudest step; samples
-CALIBRATE = 64
+EVERY = 8  # an utterance of so many calibrates
 MOST = 1000  # utterances of a speaker
 
 Array = np.ndarray
@@ -49,13 +49,15 @@ class VoiceEncoder(nn.Module):
 
 def task() -> Task:
     """Raises DataError when a package is not there."""
-    (letters, syllables) = (utterances(kind) for kind in ("alpha", "syllab"))
+    letters, (sounds, numbers) = utterances("alpha"), utterances("syllab")
+    drawn = torch.arange(len(sounds)) // WINDOWS % EVERY == 0  # some of each speaker
+    calibrate = sounds[drawn]
     return Task(
         model=network(),
-        inputs=syllables[0][:8],
-        calibrate=[syllables[0][:CALIBRATE]],
+        inputs=sounds[:8],
+        calibrate=[calibrate[torch.randperm(len(calibrate), generator=torch.Generator().manual_seed(0))]],
         select=letters,
-        confirm=tuple(part[CALIBRATE:] for part in syllables),
+        confirm=(sounds[~drawn], numbers[~drawn]),
         score=Score(verified, "1 - EER", share=True),
         name="voice encoder on spoken letters",
     )

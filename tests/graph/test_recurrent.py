@@ -1,4 +1,4 @@
-"""Dynamic INT8 of recurrent layers: the weight that disturbs is named, and a rule on it keeps its kernel in float."""
+"""Dynamic INT8 of LSTMs: the weight that disturbs is named, and a rule on it keeps its kernel in float."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from karui.errors import Unsupported
-from karui.graph.capture import capture
 from karui.graph.call import signature_of
+from karui.graph.capture import capture
 from karui.numerics import Numerics
 from karui.runtimes import Source
 from karui.runtimes.onnxruntime import OnnxRuntime

@@ -1,7 +1,7 @@
-"""Weights in dynamic INT8, those of recurrent layers too: what rounding each of them alone does to the answers.
+"""Weights in dynamic INT8, of recurrent layers too: what rounding each of them alone does to the answers.
 
-ONNX Runtime stores the two weights of an LSTM layer with one scale each, and one kernel reads both. A rule may
-name either (``lstm.weight_hh_l0=fp32``): the kernel then stays in float.
+ONNX Runtime stores the two weights of an LSTM layer with one scale each, and one kernel reads both. A rule
+may name either (``lstm.weight_hh_l0=fp32``): the kernel then stays in float.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def covered(source: Source, owned: Mapping[str, str], left: Collection[str]) -> 
         }
         for path, many in found.items()
     ]
-    return {"int8_macs": round(sum(one["macs"] for one in layers if one["int8"]), 4), "layers": layers}
+    done = sum(many for path, many in found.items() if owned.get(path, layer_of(path)) not in left)
+    return {"int8_macs": round(done / total, 4), "layers": layers}
 
 
 def macs_of(graph: GraphModule, inputs: tuple[Tensor, ...]) -> dict[Node, float]:

@@ -150,7 +150,7 @@ def looked_at(graph: GraphModule, table: Table, profile: Profile, source: Source
 
 def rows_heard(data: Arrays) -> int:
     least, most = SENSITIVITY_ROWS
-    numbers = sum(math.prod(array.shape[1:]) for array in data.values())
+    numbers: int = sum(math.prod(array.shape[1:]) for array in data.values())
     return max(least, min(most, SENSITIVITY_NUMBERS // max(numbers, 1)))
 
 
