@@ -45,9 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("# Quantization-aware training: one model, every runtime\n")
-    print(
-        f"{args.steps} steps of `quantize_aware` (64 samples, other options as they are), {TEST:,} test samples.\n"
-    )
+    print(f"{args.steps} steps of `quantize_aware` of 64 samples, {TEST:,} test samples.\n")
     print(
         "| network | runtime | agreement with fake-quant | largest difference (LSB) | with the model trained "
         "| MACs in INT8 |\n|---|---|--:|--:|--:|--:|"

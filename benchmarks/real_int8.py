@@ -205,8 +205,8 @@ def show(names: list[str]) -> None:
     print(
         "Scores of each artifact's own answers on the whole test set, beside those of the model in FP32 "
         "(points lost, with the 95 % interval of the paired differences). Share of the multiplications in "
-        "INT8 kernels, counted in the runtime's own graph: of convolutions and linear layers, in dynamic INT8 of "
-        "LSTMs too. Agreement: share of equal classes; of voices the mean cosine.\n"
+        "INT8 kernels, counted in the runtime's own graph: of convolutions and linear layers, in dynamic "
+        "INT8 of LSTMs too. Agreement: share of equal classes; of voices the mean cosine.\n"
     )
     print(f"| {' | '.join(COLUMNS)} |\n|---|---|{'--:|' * 5}---|")
     loud = []

@@ -109,7 +109,7 @@ def network() -> EfficientNetLite0:
 
 
 def crops(count: int, seed: int) -> Tensor:
-    """(count, 3, 224, 224): square parts of the photographs, drawn in place and size; every second mirrored."""
+    """(count, 3, 224, 224): square parts of the photographs; every second mirrored."""
     paths = sorted(path for name in ("scikit-image", "scikit-learn") for path in folder_of(name).iterdir())
     photos, draw = [read(path) for path in paths], np.random.default_rng(seed)
     found = torch.empty(count, 3, SIDE, SIDE)

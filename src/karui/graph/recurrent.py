@@ -19,7 +19,8 @@ from karui.graph.consumers import tensor_at
 from karui.graph.fake_quant import fake_quant
 from karui.graph.onnx import batches, path_of, quiet
 from karui.graph.program import bare, flat, open_exported
-from karui.graph.ranges.places import layer_of
+from karui.graph.ranges.places import layer_of, layers, weight_path
+from karui.graph.ranges.program import macs_of
 from karui.graph.ranges.sensitivity import ratio_db
 from karui.graph.ranges.table import S8, U8, Grid, Range
 from karui.graph.trace import ROOT, Walk, packet
@@ -81,48 +82,45 @@ def told(source: Source, exported: Path, fallback: Sequence[Mapping[str, Any]]) 
 
 
 def covered(source: Source, owned: Mapping[str, str], left: Collection[str]) -> dict[str, Any]:
-    """left: LSTM nodes and paths of layers in float."""
+    """left: LSTM nodes and paths of layers in float; convolutions always are."""
     program = source.folder / "model.pt2"
+    data = source.calibrate or source.probe
     with quiet(), torch.no_grad():
         graph = bare(open_exported(program).module())
-        inputs = tuple(
-            tensors_of(next(batches(source.calibrate or source.probe, source.signature, ROWS))).values()
-        )
-        found = {path_at(node): one for node, one in macs_of(graph, inputs).items()}
-        plain, stored = flat(graph(*inputs)), weights_in(graph)
+        inputs = tuple(tensors_of(next(batches(data, source.signature, ROWS))).values())
+        linear = {layer_of(weight_path(node)): weight_path(node)
+                  for node in layers(graph) if packet(node) is aten.linear}  # fmt: skip
+        macs = macs_of(graph, source.signature, data) | recurrent_macs(graph, inputs)
+        stored, plain = weights_in(graph), flat(graph(*inputs))
         heard = {
-            path: decibels(plain, graph, stored[path], S8 if path in owned else U8, inputs) for path in found
+            name: decibels(plain, graph, stored[linear.get(name, name)], U8 if name in linear else S8, inputs)
+            for name in macs
+            if name in linear or name in owned
         }
-    rules = loudest_of_kernel(owned, heard)
-    total = max(sum(found.values()), 1.0)
-    layers = [
+    rules, total = loudest_of_kernel(owned, heard), max(sum(macs.values()), 1.0)
+    done = {name for name in macs if owned.get(name, name) not in left}
+    each = [
         {
-            "layer": path if path in owned else layer_of(path),
+            "layer": name,
             "macs": round(many / total, 4),
-            "int8": owned.get(path, layer_of(path)) not in left,
-            "module": rules.get(path, layer_of(path)),
-            "sqnr_db": heard[path],
+            "int8": name in done,
+            "module": rules.get(name, name),
+            "sqnr_db": heard.get(name),
         }
-        for path, many in found.items()
+        for name, many in macs.items()
     ]
-    done = sum(many for path, many in found.items() if owned.get(path, layer_of(path)) not in left)
-    return {"int8_macs": round(done / total, 4), "layers": layers}
+    return {"int8_macs": round(sum(macs[name] for name in done) / total, 4), "layers": each}
 
 
-def macs_of(graph: GraphModule, inputs: tuple[Tensor, ...]) -> dict[Node, float]:
-    """Multiplications of each stored weight of linear and LSTM layers."""
-    found: dict[Node, float] = {}
+def recurrent_macs(graph: GraphModule, inputs: tuple[Tensor, ...]) -> dict[str, float]:
+    """Multiplications a sample of each weight of an LSTM."""
+    found: dict[str, float] = {}
     for node, args, _, _ in Walk(graph).steps(*inputs):
-        if packet(node) is aten.linear:
-            weights: Any = [node.args[1]]
-        elif packet(node) is aten.lstm:
-            weights = node.args[2] if isinstance(node.args[2], (list, tuple)) else ()
-        else:
-            continue
-        rows = args[0].numel() / args[0].shape[-1]
-        for one in weights:
-            if one.op == "get_attr" and one.meta["val"].ndim == 2:
-                found[one] = found.get(one, 0.0) + rows * one.meta["val"].numel()
+        if packet(node) is aten.lstm and isinstance(node.args[2], (list, tuple)):
+            steps = args[0].numel() / args[0].shape[-1] / len(inputs[0])
+            for one in node.args[2]:
+                if isinstance(one, Node) and one.op == "get_attr" and one.meta["val"].ndim == 2:
+                    found[path_at(one)] = found.get(path_at(one), 0.0) + steps * one.meta["val"].numel()
     return found
 
 

@@ -2,9 +2,9 @@
 
 First the weights of a static one are rounded with calibration data instead of each to the nearest. If that
 is not enough, layers stay in float, with the weights they had. Layers differ by orders of magnitude in what
-their rounding does to the answers. Those that disturb most for the multiplications they save go back to float
-first; how many have to is found by bisection, each time with a whole trial on the runtime, so that the fastest
-that fits can be chosen.
+their rounding does to the answers. Those that disturb most for the multiplications they save go back to
+float first; how many have to is found by bisection, each time with a whole trial on the runtime, so that the
+fastest that fits can be chosen.
 """
 
 from __future__ import annotations
