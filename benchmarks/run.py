@@ -24,10 +24,13 @@ TABLES = {
     "recovery": [],
     "latency": [],
     "int8": [],
+    "qat_parity": [],
+    "accuracy_control": [],
     "targets": [],
     "tradeoff": [],
 }
 MEASURED_FIRST = {
+    "real_int8": [["--make"]],
     "search": [["--measure", "mnist", "lstm", "encoder"]],
     "cluster": [["--record"], ["--real"]],
 }
