@@ -50,7 +50,7 @@ TASKS = {
     "vowels": ("benchmarks.real.vowels:task", (*BOTH, DYNAMIC)),
     "efficientnet": (
         "benchmarks.real.efficientnet:task",
-        (*BOTH, f"{ORT}:per_channel=false", f"equalize + correct_bias + {ORT}"),
+        (*BOTH, f"{ORT}:per_channel=false"),
     ),
     "voices": ("benchmarks.real.voices:task", ("fp32@onnxruntime", DYNAMIC, FLOAT_LSTM)),
 }

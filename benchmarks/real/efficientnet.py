@@ -20,7 +20,7 @@ from karui.task import Task
 
 SIDE = 224
 SCALES = (0.35, 1.0)  # of the shorter side of a photograph, that a crop takes
-CALIBRATE, SELECT, CONFIRM = 128, 300, 1000
+CALIBRATE, SELECT, CONFIRM = 64, 150, 350
 # repeats, kernel, stride, expansion, channels
 STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
