@@ -10,6 +10,7 @@ from torch import nn
 from karui.errors import Unsupported
 from karui.graph.call import signature_of
 from karui.graph.capture import capture
+from karui.graph.ranges.program import rows_heard
 from karui.numerics import Numerics
 from karui.runtimes import Source
 from karui.runtimes.onnxruntime import OnnxRuntime
@@ -72,3 +73,8 @@ def test_the_recurrent_weight_that_disturbs_most_is_named_first_and_kept_in_floa
 def test_a_rule_that_fits_no_weight_is_an_error(captured, tmp_path):
     with pytest.raises(Unsupported, match=r"no layer fits the rule 'lstm.weight_hh_l7'"):
         built(captured, tmp_path, **{"lstm.weight_hh_l7": "fp32"})
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((48,), 32), ((3, 224, 224), 6), ((3, 1024, 1024), 4)])
+def test_sensitivity_is_heard_on_fewer_samples_where_they_are_large(shape, rows):
+    assert rows_heard({"x": np.broadcast_to(np.float32(0), (64, *shape))}) == rows
