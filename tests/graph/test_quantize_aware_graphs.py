@@ -19,8 +19,9 @@ from karui.graph.inspect import state_digest
 from karui.graph.program import predictor
 from karui.graph.quantize_aware import QuantAware, Rounding, aware_of
 from karui.graph.ranges import profiles
+from karui.graph.ranges.learn import Step
 from karui.graph.ranges.program import quantized
-from karui.graph.ranges.table import TINY, load_table, save_table
+from karui.graph.ranges.table import TINY, U8, Range, load_table, save_table
 from karui.numerics import Numerics
 from karui.recipe import parse_named
 from karui.runtimes import Source
@@ -303,3 +304,10 @@ def test_the_forms_share_one_set_of_tensors():
     assert len(names) == len(set(names)) and all(name.startswith(("model.", "steps.")) for name in names)
     assert {one.bits for one in aware.ranges().values() if one.role == "weight"} == {4}
     assert predictor(aware.eval(), signature_of(net, images, 1)[0])({"image": images.numpy()})[0].shape
+
+
+@pytest.mark.parametrize(("low", "learns"), [(0.0, False), (-0.5, True)])
+def test_only_tensors_that_go_below_zero_learn_where_zero_lies(low, learns):
+    """Else the ReLU before the grid could not be joined with its layer, which would stay in float."""
+    step = Step("relu", Range(torch.tensor(low), torch.tensor(2.0)), U8)
+    assert step.shift.requires_grad is learns and step.size.requires_grad

@@ -34,7 +34,8 @@ class Step(nn.Module):
     """The grid of one tensor: scale ``size * unit`` and zero point ``origin + shift * span``.
 
     ``size`` (from 1) and ``shift`` (from 0) are learned. They are relative, so that one learning rate fits
-    all of them; a symmetric grid has no ``shift`` to learn.
+    all of them; a symmetric grid has no ``shift`` to learn. Nor has a tensor that was never negative: a zero
+    point off the grid's end would leave its ReLU to a kernel of its own, and the layer before that in float.
     """
 
     def __init__(self, key: str, one: Range, grid: Grid) -> None:
@@ -44,7 +45,9 @@ class Step(nn.Module):
         scale, zero, self.axis = one.rounding(grid)
         self.span = float(grid.high - grid.low)
         self.size = nn.Parameter(torch.ones_like(scale))
-        self.shift = nn.Parameter(torch.zeros_like(zero), requires_grad=not grid.symmetric)
+        self.shift = nn.Parameter(
+            torch.zeros_like(zero), requires_grad=not grid.symmetric and bool((one.low < 0).any())
+        )
         self.unit, self.origin = nn.Buffer(scale), nn.Buffer(zero)
 
     def scale(self) -> Tensor:
