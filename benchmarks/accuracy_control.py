@@ -4,7 +4,8 @@
 
 Both get the model in OpenVINO, the same calibration data, the same validation samples and the same allowed
 drop (of the share of right answers). Counted are evaluations: for karui whole trials, each a build scored on
-all validation samples, and fitting by the mean drop, as NNCF has it; for NNCF samples that its validation function saw, divided by the number of samples.
+all validation samples, and fitting by the mean drop, as NNCF has it; for NNCF samples that its validation
+function saw, divided by the number of samples.
 ``spread`` is the network of the photo patches with the channels between its blocks multiplied by 10^u, u from
 -1.5 to 1.5, and divided again where they are read: in float it is the same function, with one scale for a
 tensor it is not. Needs the data of the networks.
