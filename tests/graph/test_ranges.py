@@ -29,9 +29,10 @@ from karui.graph.ranges.calibrate import calibrate
 from karui.graph.ranges.observers import OBSERVERS, Histogram, least_squares, observer
 from karui.graph.ranges.places import Profile, keys, rounded
 from karui.graph.ranges.program import quantized
+from karui.graph.ranges.sensitivity import sensitivity
 from karui.graph.ranges.table import S7, S8, U8, Range, Table, load_table, save_table, signed
 from karui.graph.trace import trace
-from karui.numerics import Calibration, Numerics, parse_numerics
+from karui.numerics import Calibration, parse_numerics
 from karui.runtimes import Source
 
 
@@ -230,12 +231,14 @@ class Residual(nn.Module):
         return self.head(seen)
 
 
-def places_by_key(model: nn.Module, x: torch.Tensor, profile: Profile) -> dict[str, str]:
+def places_by_key(
+    model: nn.Module, x: torch.Tensor, profile: Profile, numerics: str = "int8"
+) -> dict[str, str]:
     signature, arrays = signature_of(model, x, 2)
     graph = trace(model.eval(), signature, arrays).graph
     fold_norms(graph)
-    names = keys(graph)
-    return {names[node]: names[source] for node, source in rounded(graph, profile, Numerics("int8")).items()}
+    names, asked = keys(graph), parse_numerics(numerics)
+    return {names[node]: names[source] for node, source in rounded(graph, profile, asked).items()}
 
 
 def test_a_runtime_that_moves_integers_itself_gets_one_pair_for_each_tensor():
@@ -260,6 +263,31 @@ def test_a_sum_that_no_layer_reads_stays_in_float_where_that_is_faster():
         "norm:layer_norm",
     }
     assert set(few) == {"input:tensors_0", "norm:layer_norm"}
+
+
+def test_a_sum_of_what_layers_in_float_give_stays_in_float():
+    x, profile = torch.randn(4, 3, 8, 8), profiles.openvino(saturates=False)
+    assert {"inner:conv2d", ":relu"} <= set(places_by_key(Net(), x, profile))
+    some = places_by_key(Net(), x, profile, "int8[inner=fp32,mix=fp32]")
+    assert ":relu" in some and not {"inner:conv2d", ":relu#1"}.intersection(some)
+
+
+def test_a_layers_own_result_is_heard_where_it_is_rounded_too(tmp_path):
+    """One channel of the first layer's result is ten thousand times as large as what decides."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[0] *= 1e4
+        model[0].bias[0] *= 1e4
+        model[2].weight[:, 0] *= 1e-4
+    x = torch.randn(64, 3, 8, 8)
+    graph = bare(open_exported(source_of(model, x, tmp_path).folder / "model.pt2").module())
+    table = calibrate(graph, [(x,)])
+    heard = {
+        name: sensitivity(graph, table, profile, (x[:16],))["0"]
+        for name, profile in (("result", profiles.openvino(saturates=False)), ("input", Profile()))
+    }
+    assert heard["result"] < 25 < heard["input"]
 
 
 def test_the_table_covers_weights_and_activations_and_is_found_once(net, monkeypatch):

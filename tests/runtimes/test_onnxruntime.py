@@ -131,6 +131,18 @@ def test_a_rule_keeps_a_layer_in_fp32(bench, precision):
     assert [entry["reason"] for entry in with_rule["fallback"]] == ["kept in FP32 by a rule"]
 
 
+@pytest.mark.gate
+def test_a_layer_between_quantized_ones_stays_in_fp32(bench):
+    """By itself ONNX Runtime rounds its weights, with one scale for all, and says nothing."""
+    built, folder = bench.build(NAME, "cnn", "int8[conv2=fp32]")
+    assert built.executed["int8_kernels"] == bench.build(NAME, "cnn", "int8")[0].executed["int8_kernels"] - 1
+    assert [entry["node"].partition("/")[0] for entry in built.executed["fallback"]] == ["conv2"]
+    stored = {one.name: one.data_type for one in onnx.load(folder / "model.onnx").graph.initializer}
+    assert stored["conv2.weight"] == onnx.TensorProto.FLOAT
+    with pytest.raises(BuildFailed, match="would run conv2 in INT8 all the same"):
+        bench.build(f"{NAME}:quantizer=onnxruntime", "cnn", "int8[conv2=fp32]")
+
+
 def test_a_rule_that_fits_nothing_is_no_silent_success(bench):
     with pytest.raises(Unsupported, match="tail"):
         bench.build(NAME, "mlp", "int8[tail=fp32]")

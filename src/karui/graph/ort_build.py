@@ -244,6 +244,7 @@ def executed(graph: Any, source: Source, found: Quantized | None = None) -> dict
                 fix="give the file from before it was quantized",
             )
         return counts | in_float(graph, floats, asked)
+    refuse_broken(int8, source)
     paths = module_paths(graph, floats)
     fallback = [
         {"node": node.name, "op": node.op_type, "reason": why_float(node, paths[node.name], source)}
@@ -256,6 +257,18 @@ def executed(graph: Any, source: Source, found: Quantized | None = None) -> dict
     if found:
         counts |= found.covered([node.name for node in int8])
     return counts | {"precision": asked, "detail": detail, "fallback": fallback}
+
+
+def refuse_broken(int8: Sequence[Any], source: Source) -> None:
+    """Raise BuildFailed where a layer would run in INT8 that a rule keeps in float."""
+    rules = source.numerics.rules
+    broken = sorted({path for node in int8 if source.numerics.of(path := path_of(node.name)) == "fp32"})
+    if rules and broken:
+        raise BuildFailed(
+            f"ONNX Runtime would run {', '.join(broken[:3])} in INT8 all the same",
+            why="it rounds float weights by itself between tensors that are quantized",
+            fix="quantizer=karui keeps layers in float",
+        )
 
 
 def executed_weights(graph: Any, source: Source, found: WeightOnly, *, unpacked: bool) -> dict[str, Any]:

@@ -38,6 +38,10 @@ SCHEMA = OpSchema(
     outputs=[OpSchema.FormalParameter("y", "tensor(float)")],
     attributes=[OpSchema.Attribute(name, OpSchema.AttrType.INT) for name in ("low", "high", "axis")],
 )
+MOVES = (
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Expand", "Gather",
+    "Identity",
+)  # fmt: skip
 FAKE_QUANT = values.Op(values.Opset(DOMAIN, 1), "FakeQuant", SCHEMA)
 
 
@@ -68,6 +72,7 @@ def emit(program: torch.export.ExportedProgram, signature: Signature, opset: int
             for node in list(model.graph):
                 if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
                     store_bias(model.graph, node)
+                    shield(model.graph, node)
         model.opset_imports.pop(DOMAIN, None)
         drop_unread(model.graph)
     return model
@@ -177,6 +182,24 @@ def name_layers(graph: Any) -> None:
             name = f"{layer_of(stored)}/{node.op_type}"
             node.name = f"{name}_{len(taken)}" if name in taken else name
             taken.add(name)
+
+
+def shield(graph: Any, node: Any) -> None:
+    """Let a layer that stays in float read a rounded activation through an operation that changes nothing.
+
+    ONNX Runtime rounds the float weights of a layer by itself, with one scale for all, where its input comes
+    from a DequantizeLinear (WeightBiasQuantization), moved or not; a maximum of one operand it leaves alone.
+    """
+    source = node.inputs[0].producer()
+    while source is not None and source.op_type in MOVES:
+        source = source.inputs[0].producer()
+    if source is None or source.op_type != "DequantizeLinear" or not is_stored(node.inputs[1]):
+        return
+    same = ir.node("Max", [node.inputs[0]])
+    same.name = same.outputs[0].name = f"{node.name}_float"
+    same.outputs[0].shape, same.outputs[0].dtype = node.inputs[0].shape, node.inputs[0].dtype
+    graph.insert_before(node, same)
+    node.replace_input_with(0, same.outputs[0])
 
 
 def store_bias(graph: Any, node: Any) -> None:

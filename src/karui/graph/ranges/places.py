@@ -213,14 +213,17 @@ def joins(node: Node, chosen: Mapping[Node, Node], numerics: Numerics) -> bool:
     return (
         numerics.of(module_of(node)).startswith("int8")
         and len(parts) >= many
-        and all(part in chosen or root(part) in chosen or comes_from_layer(part) for part in parts)
+        and all(part in chosen or root(part) in chosen or comes_from_layer(part, numerics) for part in parts)
     )
 
 
-def comes_from_layer(node: Node) -> bool:
+def comes_from_layer(node: Node, numerics: Numerics) -> bool:
+    """Whether it is what a layer or product gives that no rule keeps in float."""
     start = root(node)
     inner = start.args[0] if packet(start) in CLAMPS else start
-    return packet(inner) in (*LAYERS, *PRODUCTS) if isinstance(inner, Node) else False
+    if not isinstance(inner, Node) or packet(inner) not in (*LAYERS, *PRODUCTS):
+        return False
+    return numerics.of(module_of(inner)).startswith("int8")
 
 
 def is_answer(node: Node) -> bool:

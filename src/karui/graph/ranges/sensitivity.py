@@ -13,7 +13,17 @@ from torch.fx import GraphModule, Interpreter, Node
 from karui.graph.fake_quant import fake_quant
 from karui.graph.program import flat
 from karui.graph.ranges.insert import grid_for, known
-from karui.graph.ranges.places import LAYERS, Profile, in_int8, keys, readings, root, weight_path
+from karui.graph.ranges.places import (
+    LAYERS,
+    Profile,
+    closing,
+    in_int8,
+    keys,
+    readings,
+    root,
+    wants_output,
+    weight_path,
+)
 from karui.graph.ranges.table import Range, Table
 from karui.graph.trace import module_of, packet
 from karui.numerics import Numerics
@@ -52,7 +62,10 @@ def ratio_db(signal: Sequence[Tensor], noisy: Sequence[Tensor]) -> float:
 
 @final
 class Alone(Interpreter):
-    """Runs a graph in float, with some layers reading their inputs and weights rounded."""
+    """Runs a graph in float, with some layers reading their inputs and weights rounded.
+
+    Their results are rounded too, where the profile wants these on a grid.
+    """
 
     def __init__(
         self,
@@ -64,8 +77,13 @@ class Alone(Interpreter):
     ) -> None:
         Interpreter.__init__(self, graph)
         self.chosen, self.names, self.table, self.profile = set(chosen), names, table, profile
+        self.ends = {closing(node) for node in chosen if wants_output(node, profile)}
 
     def run_node(self, n: Node) -> Any:
+        found = self.computed(n)
+        return self.rounded(found, self.names[n]) if n in self.ends else found
+
+    def computed(self, n: Node) -> Any:
         if n not in self.chosen:
             return Interpreter.run_node(self, n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
