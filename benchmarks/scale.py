@@ -29,7 +29,7 @@ from karui import host
 
 ROOT = Path(__file__).parents[1]
 POSITIONS, ROWS, WORDS = 16, 16, 4000
-SIZES = ((128, 1), (320, 6), (640, 18), (1280, 8), (1280, 48))  # width, blocks
+SIZES = ((128, 1), (320, 6), (640, 18), (1280, 8), (1280, 51))  # width, blocks
 SMALL = (64, 1)
 COLUMNS = (
     "parameters", "width", "blocks", "rounding", "the model's bytes", "file", "peak above the start",
