@@ -17,6 +17,7 @@ TABLES = {
     "kill": ["--kills", "20"],
     "channels": [],
     "billion": [],
+    "scale": [],
     "rounding": [],
     "zeros": [],
     "csr": [],
