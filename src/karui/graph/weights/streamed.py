@@ -84,7 +84,9 @@ class Spool(Sequence[Stored]):
             raise IndexError(number)
         give_back()
         parts = load_file(self.path(number))
-        return replace(self.without[number], whole=parts["whole"], scale=parts["scale"], zero=parts["zero"])
+        # what is small is kept by who asks, and would keep all of the mapped file in memory
+        small = {name: parts[name].clone() for name in ("scale", "zero")}
+        return replace(self.without[number], whole=parts["whole"], scale=small["scale"], zero=small["zero"])
 
     def __len__(self) -> int:
         return len(self.without)
