@@ -16,30 +16,14 @@ SECONDS = 1200
 def defaults(given: Given) -> dict[str, Path]:
     import karui
 
-    task = karui.Task(
-        given.model,
-        inputs=given.task.inputs,
-        train=given.task.train,
-        calibrate=given.task.calibrate,
-        select=given.task.select,
-        confirm=given.task.confirm,
-    )
     budget = karui.Budget(max_drop=MAX_DROP, time_s=SECONDS)
-    return _best_of(karui.optimize(task, "cpu", budget=budget, out=given.out / "run"))
+    return _best_of(karui.optimize(asked(given), "cpu", budget=budget, out=given.out / "run"))
 
 
 def trained(given: Given) -> dict[str, Path]:
     import karui
     from karui.optimize import Settings
 
-    task = karui.Task(
-        given.model,
-        inputs=given.task.inputs,
-        train=given.task.train,
-        calibrate=given.task.calibrate,
-        select=given.task.select,
-        confirm=given.task.confirm,
-    )
     training = (
         f"finetune:epochs={given.epochs},batch=128,optimizer=adamw,"
         f"lr={given.rate},weight_decay=1e-2,schedule=one_cycle"
@@ -49,7 +33,22 @@ def trained(given: Given) -> dict[str, Path]:
     recipes = tuple(f"{step} + {where}" for step in steps for where in wheres)
     budget = karui.Budget(max_drop=MAX_DROP, time_s=SECONDS)
     settings = Settings(recipes=recipes)
-    return _best_of(karui.optimize(task, "cpu", budget=budget, out=given.out / "run", settings=settings))
+    return _best_of(
+        karui.optimize(asked(given), "cpu", budget=budget, out=given.out / "run", settings=settings)
+    )
+
+
+def asked(given: Given) -> Any:
+    from karui import Task
+
+    return Task(
+        given.model,
+        inputs=given.task.inputs,
+        train=given.task.train,
+        calibrate=given.task.calibrate,
+        select=given.task.select,
+        confirm=given.task.confirm,
+    )
 
 
 def _best_of(result: Any) -> dict[str, Path]:

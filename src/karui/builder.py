@@ -16,7 +16,7 @@ from karui.artifact import Signature, read_signature
 from karui.data import open_arrays, save_arrays
 from karui.numerics import parse_numerics
 from karui.process import serve
-from karui.recipe import Recipe, parse_named
+from karui.recipe import Named, Recipe, parse_named
 from karui.target import Target
 
 
@@ -54,11 +54,17 @@ def answer(message: Mapping[str, Any]) -> dict[str, Any]:
         batch=message["batch"],
         flags=frozenset(message["flags"]),
     )
-    built = runtimes.load(parse_named(message["runtime"])).build(source, folder)
+    built = build(source, parse_named(message["runtime"]), folder)
+    return {"executed": dict(built.executed), "reference": built.reference is not None}
+
+
+def build(source: runtimes.Source, runtime: Named, folder: Path) -> runtimes.Built:
+    """What a runtime makes of ``source``; its reference is written to ``reference`` beside ``folder``."""
+    built = runtimes.load(runtime).build(source, folder)
     if built.reference is not None:
         outputs = {port.name: array for port, array in zip(source.signature.outputs, built.reference)}
         save_arrays(outputs, folder.parent / "reference")
-    return {"executed": dict(built.executed), "reference": built.reference is not None}
+    return built
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,8 @@ from karui.structure import flatten, names
 
 if TYPE_CHECKING:
     from karui.data import Array, Arrays
+
+    Run = Callable[[nn.Module, str, Arrays], tuple[list[Array], Any]]
 
 
 def style_of(model: nn.Module, example: Any) -> tuple[str, tuple[str, ...]]:
@@ -49,11 +51,19 @@ def tensors_of(arrays: Arrays) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def run(model: nn.Module, style: str, arrays: Arrays) -> tuple[list[Array], Any]:
-    """Flat outputs of the user's own model on ``arrays``, and their tree.
+    """Flat outputs of the user's own model on ``arrays``, and their tree; raises as ``called``."""
+    leaves, tree = called(model, style, tensors_of(arrays))
+    return [leaf.detach().cpu().numpy() for leaf in leaves], tree
+
+
+def called(
+    model: nn.Module, style: str, tensors: Mapping[str, torch.Tensor]
+) -> tuple[list[torch.Tensor], Any]:
+    """Flat outputs as tensors, and their tree.
 
     Raises UsageError when the model does not take these inputs or does not give tensors.
     """
-    args, kwargs = arguments(style, tensors_of(arrays))
+    args, kwargs = arguments(style, tensors)
     with users_code(
         UsageError, "the model does not run on the example inputs", fix="check their shapes, dtypes and order"
     ):
@@ -64,7 +74,7 @@ def run(model: nn.Module, style: str, arrays: Arrays) -> tuple[list[Array], Any]
             "the model's outputs are not all tensors",
             fix="return a tensor, or a tuple, list or dict of tensors",
         )
-    return [leaf.detach().cpu().numpy() for leaf in leaves], tree
+    return leaves, tree
 
 
 def run_all(model: nn.Module, style: str, arrays: Arrays, batch: int = 256) -> list[Array]:
@@ -84,8 +94,8 @@ def run_all(model: nn.Module, style: str, arrays: Arrays, batch: int = 256) -> l
     return whole
 
 
-def signature_of(model: nn.Module, example: Any, batch: int) -> tuple[Signature, Arrays]:
-    """The signature, and ``example`` as arrays by name."""
+def signature_of(model: nn.Module, example: Any, batch: int, run: Run = run) -> tuple[Signature, Arrays]:
+    """The signature, and ``example`` as arrays by name; outputs of ``run`` tell shapes and types."""
     style, keys = style_of(model, example)
     arrays = as_arrays(example, keys)
     for name, array in arrays.items():

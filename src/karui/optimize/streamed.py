@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from karui import host, runtimes
-from karui.artifact import Artifact, Port, Signature, load_artifact, publish, save_artifact
-from karui.blame import users_code
-from karui.data import as_arrays, save_arrays
+from karui.artifact import Artifact, Signature, load_artifact, publish, save_artifact
+from karui.builder import build
 from karui.errors import BuildFailed, UsageError, foreign
-from karui.graph.call import arguments, style_of, tensors_of
+from karui.graph.call import called, signature_of, tensors_of
 from karui.graph.inspect import ModelFacts, layers_of
 from karui.graph.shards import Shards, count, fill_buffers, mode_of, named_in, open_shards
 from karui.graph.weights.streamed import Streamed, streamed
 from karui.numerics import WEIGHT_BITS
 from karui.optimize.origin import Origin, constructed
-from karui.structure import flatten, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,25 +42,7 @@ class InFiles:
 
     def describe(self, example: Any, batch: int) -> tuple[Signature, Arrays]:
         """The signature, from shapes alone, and ``example`` as arrays by name."""
-        style, keys = style_of(self.model, example)
-        arrays = as_arrays(example, keys)
-        rows, mode = len(next(iter(arrays.values()))), mode_of(self.model)
-        given = {name: mode.from_tensor(tensor) for name, tensor in tensors_of(arrays).items()}
-        args, kwargs = arguments(style, given)
-        with (
-            users_code(UsageError, "the model does not run on the example inputs"),
-            mode,
-            torch.no_grad(),
-        ):
-            leaves, tree = flatten(self.model(*args, **kwargs))
-        if not all(isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == rows for leaf in leaves):
-            raise UsageError("not every output of the model is a tensor with a row for each sample")
-        inputs = tuple(Port(name, str(a.dtype), (None, *a.shape[1:])) for name, a in arrays.items())
-        outputs = tuple(
-            Port(name, str(leaf.dtype).removeprefix("torch."), (None, *leaf.shape[1:]))
-            for name, leaf in zip(names(tree), leaves, strict=True)
-        )
-        return Signature(style, inputs, outputs, tree, batch=batch), arrays
+        return signature_of(self.model, example, batch, shapes)
 
     def program(self, signature: Signature, arrays: Arrays) -> Streamed:
         if self.seen is None:
@@ -96,8 +77,7 @@ class InFiles:
                 program,
             )
             with foreign(BuildFailed, "the build failed"):
-                made = runtimes.load(recipe.runtime).build(source, draft)
-        keep(made.reference, job.signature, home / "reference")
+                made = build(source, recipe.runtime, draft)
         artifact = Artifact(
             draft, str(recipe), recipe.runtime.name, program.signature, job.target.threads,
             made.executed, host.versions(), job.machine.portrait(),
@@ -121,9 +101,14 @@ def origin_of(whole: InFiles) -> Origin:
     return Origin("torch", "", program=whole)
 
 
-def keep(reference: Sequence[Array] | None, signature: Signature, folder: Path) -> None:
-    if reference is not None:
-        save_arrays(dict(zip((port.name for port in signature.outputs), reference)), folder)
+def shapes(model: nn.Module, style: str, arrays: Arrays) -> tuple[list[Array], Any]:
+    """As ``call.run``, of a blank model: outputs of the right shapes and types, that hold nothing."""
+    mode = mode_of(model)
+    given = {name: mode.from_tensor(tensor) for name, tensor in tensors_of(arrays).items()}
+    with mode, torch.no_grad():
+        leaves, tree = called(model, style, given)
+    kinds = [str(leaf.dtype).removeprefix("torch.") for leaf in leaves]
+    return [np.empty(tuple(leaf.shape), kind) for leaf, kind in zip(leaves, kinds)], tree
 
 
 def check_recipes(recipes: Sequence[Recipe]) -> None:
