@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -108,7 +108,7 @@ def real(name: str, steps: int, nodes: int, *, kill: bool = False) -> dict[str, 
     folder = RUNS / f"cluster-{nodes}{'-killed' if kill else ''}"
     shutil.rmtree(folder, ignore_errors=True)
     with cluster(nodes) as (address, raylets):
-        killer = threading.Thread(target=kill_one, args=(raylets[-1],))
+        killer = threading.Thread(target=kill_one, args=(raylets,))
         if kill:
             killer.start()
         facts, seconds = run(name, steps, folder, Help(ray=address))
@@ -129,15 +129,15 @@ def real(name: str, steps: int, nodes: int, *, kill: bool = False) -> dict[str, 
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[tuple[str, list[int]]]:
-    """Raylets of one CPU each on 127.0.0.1, with no dashboard; the address, and their process ids."""
+    """Raylets of one CPU each on 127.0.0.1, beside a head on which nothing is built; the address, and the
+    raylets' process ids.
+    """
     from ray.cluster_utils import Cluster
 
-    share = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=share)
+    share = {"object_store_memory": 200 << 20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=share | {"num_cpus": 0})
     try:
-        for _ in range(nodes - 1):
-            made.add_node(**share)
-        yield made.address, [raylet_of(node) for node in made.list_all_nodes()]
+        yield made.address, [raylet_of(made.add_node(**share, num_cpus=1)) for _ in range(nodes)]
     finally:
         made.shutdown()
 
@@ -147,14 +147,24 @@ def raylet_of(node: Any) -> int:
     return pid
 
 
-def kill_one(raylet: int, patience_s: float = 600.0) -> None:
-    """As soon as its builder builds; Ray writes into a process's title what it does."""
+def kill_one(raylets: Sequence[int], patience_s: float = 600.0) -> None:
+    """The first node whose builder builds, with all its processes. Ray writes into a process's title what it
+    does.
+    """
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
-        if any(title(pid).startswith("ray::Remote.make") for pid in family(raylet)):
-            os.kill(raylet, signal.SIGKILL)
-            return
-        time.sleep(0.05)
+        for raylet in raylets:
+            node = family(raylet)
+            if any(title(pid).startswith("ray::Remote.make") for pid in node):
+                kill_all(node)
+                return
+        time.sleep(0.02)
+
+
+def kill_all(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def title(pid: int) -> str:

@@ -145,6 +145,7 @@ class Ray(Engine):
     def arrived(self, hand: int, answer: dict[str, Any]) -> Finished | None:
         if error := error_told(answer):
             return self.lost(hand, error.line)
+        self.failures = 0
         self.coming.remove(hand)
         self.hands.add(hand)
         self.near |= self.times_here and answer["host"] == host_id()
