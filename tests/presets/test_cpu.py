@@ -24,10 +24,22 @@ def test_recovery_is_tried_behind_pruning_in_both_precisions_where_there_are_tra
     assert set(map(str, plain)) < set(map(str, presets.recipes("cpu", Budget(), trains=True)))
 
 
-def test_a_training_takes_a_fifth_of_the_time_at_most():
-    assert all("most_s=120 " in text for text in trained(time_s=600.0))
+def test_a_training_takes_three_tenths_of_the_time_at_most():
+    assert all("most_s=180 " in text for text in trained(time_s=600.0))
     assert all("most_s=1200 " in text for text in trained(time_s=1e6))
 
 
 def test_a_task_trains_with_data_or_a_function_of_its_own():
     assert trains(Task(None, train=[])) and trains(Task(None, finetune=print)) and not trains(Task(None))
+
+
+def test_where_the_time_is_known_it_also_trains_longer_and_goes_farther():
+    longer = [text for text in trained(time_s=600.0) if "epochs=" in text]
+    assert all("epochs=10," in text and "schedule=one_cycle" in text for text in longer)
+    assert {text.partition("macs=")[2].partition(",")[0] for text in longer} == {
+        "0.5",
+        "0.25",
+        "0.125",
+        "0.0625",
+    }
+    assert not any("epochs=" in text for text in trained())

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from karui.budget import Budget
 
 PRECISIONS = ("fp32", "int8")
-TRAINING_S, TRAINING_SHARE = 1200.0, 0.2  # most that one training may take; of the time of the whole run
+TRAINING_S, TRAINING_SHARE = 1200.0, 0.3  # most that one training may take; of the time of the whole run
+GENTLE = "finetune:steps=600"  # suits trained networks of any kind
+THOROUGH = "finetune:epochs=10,batch=128,optimizer=adamw,lr=0.01,weight_decay=0.01,schedule=one_cycle"
 
 
 def calibrated(runtimes: Iterable[str]) -> list[str]:
@@ -20,15 +22,25 @@ def calibrated(runtimes: Iterable[str]) -> list[str]:
 
 
 def trained(runtimes: Iterable[str], budget: Budget) -> list[str]:
-    """The same, and narrower still, with recovery."""
-    steps = f"prune_channels:macs={{share}},multiple_of=8 + {recovery(budget)}"
-    return over(steps, ("0.5", "0.25", "0.125"), runtimes)
+    """The same, and narrower still, with recovery; with a long one where it is known how long the run may
+    take. What goes farther than a share that lost too much is left out.
+    """
+    gentle = retrained(recovery(budget), ("0.5", "0.25", "0.125"), runtimes)
+    if budget.time_s is None:
+        return gentle
+    thorough = retrained(recovery(budget, THOROUGH), ("0.5", "0.25", "0.125", "0.0625"), runtimes)
+    first = len(gentle) // 3
+    return [*gentle[:first], *thorough, *gentle[first:]]
 
 
-def recovery(budget: Budget) -> str:
+def retrained(training: str, shares: Iterable[str], runtimes: Iterable[str]) -> list[str]:
+    return over(f"prune_channels:macs={{share}},multiple_of=8 + {training}", shares, runtimes)
+
+
+def recovery(budget: Budget, training: str = GENTLE) -> str:
     """A training that takes a share of the whole run's time at most."""
     most_s = TRAINING_S if budget.time_s is None else min(TRAINING_S, TRAINING_SHARE * budget.time_s)
-    return f"finetune:steps=600,most_s={most_s:g}"
+    return f"{training},most_s={most_s:g}"
 
 
 def zeros(runtimes: Iterable[str], budget: Budget) -> list[str]:
