@@ -13,7 +13,8 @@ from karui.budget import Budget
 PRECISIONS = ("fp32", "int8")
 TRAINING_S, TRAINING_SHARE = 1200.0, 0.3  # most that one training may take; of the time of the whole run
 GENTLE = "finetune:steps=600"  # suits trained networks of any kind
-THOROUGH = "finetune:epochs=10,batch=128,optimizer=adamw,lr=0.01,weight_decay=0.01,schedule=one_cycle"
+THOROUGH = "finetune:epochs={epochs},batch=128,optimizer=adamw,lr=0.01,weight_decay=0.01,schedule=one_cycle"
+LONG = {"10": ("0.25", "0.125", "0.0625"), "4": ("0.25", "0.125")}  # epochs: shares of the MACs
 
 
 def calibrated(runtimes: Iterable[str]) -> list[str]:
@@ -22,15 +23,16 @@ def calibrated(runtimes: Iterable[str]) -> list[str]:
 
 
 def trained(runtimes: Iterable[str], budget: Budget) -> list[str]:
-    """The same, and narrower still, with recovery; with a long one where it is known how long the run may
+    """The same, and narrower still, with recovery; with long ones where it is known how long the run may
     take. What goes farther than a share that lost too much is left out.
     """
-    gentle = retrained(recovery(budget), ("0.5", "0.25", "0.125"), runtimes)
-    if budget.time_s is None:
-        return gentle
-    thorough = retrained(recovery(budget, THOROUGH), ("0.5", "0.25", "0.125", "0.0625"), runtimes)
-    first = len(gentle) // 3
-    return [*gentle[:first], *thorough, *gentle[first:]]
+    mild, *harsh = (retrained(recovery(budget), [share], runtimes) for share in ("0.5", "0.25", "0.125"))
+    long = [
+        retrained(recovery(budget, THOROUGH.format(epochs=epochs)), shares, runtimes)
+        for epochs, shares in LONG.items()
+        if budget.time_s is not None
+    ]
+    return [recipe for part in (mild, *long, *harsh) for recipe in part]
 
 
 def retrained(training: str, shares: Iterable[str], runtimes: Iterable[str]) -> list[str]:
