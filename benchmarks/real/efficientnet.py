@@ -39,7 +39,8 @@ class Same(nn.Conv2d):
         many = [max(kernel - (step if size % step == 0 else size % step), 0)
                 for size, kernel, step in zip(x.shape[2:], self.kernel_size, self.stride)]  # fmt: skip
         ends = [end for pad in reversed(many) for end in (pad // 2, pad - pad // 2)]
-        return functional.conv2d(functional.pad(x, ends), self.weight, None, self.stride, groups=self.groups)
+        padded = functional.pad(x, ends)
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
 
 
 class Block(nn.Module):

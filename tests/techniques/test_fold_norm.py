@@ -111,6 +111,30 @@ def test_norms_that_must_stay_have_their_reasons():
         assert word in done.skipped[path], (path, done.skipped[path])
 
 
+class Biasless(nn.Conv2d):
+    """What it computes leaves its bias out."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight, None, self.stride)
+
+
+def test_a_layer_whose_forward_adds_no_bias_keeps_its_norm():
+    torch.manual_seed(0)
+    rows = torch.randn(8, 2, 5, 5)
+    done, change = applied(settled(nn.Sequential(Biasless(2, 6, 3), nn.BatchNorm2d(6)), rows), rows)
+    assert change == 0 and done.skipped == {
+        "1": "the forward pass of 0 adds no bias that the norm could go into"
+    }
+    assert done.model[0].bias is not None  # as nn.Conv2d had made it
+
+
+def test_a_bias_that_was_only_given_for_folding_is_taken_back():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 3, bias=False))
+    done, _ = applied(settled(layers, rows := torch.randn(8, 2, 7, 7)), rows)
+    assert done.touched == ("0",) and done.model[0].bias is not None and done.model[2].bias is None
+
+
 def test_a_model_without_norms_is_not_even_captured(monkeypatch):
     monkeypatch.setattr("karui.techniques.fold_norm.look", None)
     done, change = applied(nn.Linear(3, 2).eval(), torch.randn(4, 3))

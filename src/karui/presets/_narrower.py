@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "int8")
 TRAINING_S, TRAINING_SHARE = 1200.0, 0.3  # most that one training may take; of the time of the whole run
 GENTLE = "finetune:steps=600"  # suits trained networks of any kind
 THOROUGH = "finetune:epochs={epochs},batch=128,optimizer=adamw,lr=0.01,weight_decay=0.01,schedule=one_cycle"
-LONG = {"10": ("0.25", "0.125", "0.0625"), "4": ("0.25", "0.125")}  # epochs: shares of the MACs
+LONG = {"10": ("0.25", "0.125", "0.0625"), "4": ("0.35", "0.25", "0.125")}  # epochs: shares of the MACs
 
 
 def calibrated(runtimes: Iterable[str]) -> list[str]:

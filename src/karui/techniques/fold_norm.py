@@ -17,6 +17,7 @@ from torch import nn
 from torch.fx import Node
 from torch.nn.utils import fusion
 
+from karui.graph.biases import give_biases, take_back
 from karui.graph.capture import EXAMPLE_ROWS, Flat, export, repeat
 from karui.graph.trace import ROOT, packet
 from karui.techniques import Applied, Given, Technique
@@ -38,6 +39,7 @@ class FoldNorm(Technique):
 
     def apply(self, model: nn.Module, data: Given) -> Applied:
         reasons = dict.fromkeys(norms_of(model), "the example inputs do not reach it")
+        given = give_biases(model) if reasons else []  # so that is seen which forward passes add theirs
         seen = look(model, data) if reasons else Seen()
         touched: list[str] = []
         for node in seen.nodes:
@@ -49,6 +51,7 @@ class FoldNorm(Technique):
             if not reasons[norm]:
                 fold(model, layer, norm)
                 touched.append(layer)
+        take_back(model, given)
         skipped = {path: reason for path, reason in reasons.items() if reason}
         return Applied(model, tuple(touched), skipped, {"folded": len(touched)})
 
@@ -116,13 +119,20 @@ def reason_of_layer(node: Any, layer: str, seen: Seen) -> str:
         return "the weight of the layer before it is computed, not stored"
     if layer in seen.shared or uses(node, 1) > 1:
         return f"{called(node)} is shared or called more than once"
-    if called(node) != layer:
-        return f"the weight of {called(node)} is used by a function, not by the module"
+    if called(node) != layer or seen.owner(node, 2) != layer:
+        return reason_of_forward(node, layer)
     if node.target == aten.linear.default and node.meta["val"].ndim > 2:
         return f"{called(node)} gives sequences, whose features are not the axis that is normalised"
     if packet(node) in TRANSPOSED and len(node.args) > 6 and node.args[6] != 1:
         return f"{called(node)} is a transposed convolution in groups"
     return ""
+
+
+def reason_of_forward(node: Node, layer: str) -> str:
+    """Why changes of the module's own weight and bias would not do."""
+    if called(node) != layer:
+        return f"the weight of {called(node)} is used by a function, not by the module"
+    return f"the forward pass of {layer} adds no bias that the norm could go into"
 
 
 def is_layer(node: Node) -> bool:
