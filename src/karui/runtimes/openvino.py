@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +42,7 @@ from karui.graph.ov_kernels import (
     products_of,
     readers_of,
 )
+from karui.graph.ov_lean import save, simplified
 from karui.graph.weights.options import Packing
 from karui.numerics import WEIGHT_BITS, Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
@@ -158,11 +158,12 @@ class OpenVino(Runtime):
             exported = Path(scratch) / "model.onnx"
             found = emit_onnx.from_table(source, profile, self.calibration, OPSET, exported)
             with foreign(BuildFailed, "OpenVINO could not read the quantized model"), quiet():
-                plain, model = ov.Core().read_model(exported), ov.convert_model(exported)
-                save(model, folder / "model.xml")
+                model = ov.Core().read_model(exported)
+                paths = module_paths(model)
+                save(simplified(model), folder / "model.xml")
         save_table(found.table, folder)
         kernels = kernels_in(folder, products_of(model))
-        kept = {name for name, path in module_paths(plain).items() if source.numerics.of(path) == "fp32"}
+        kept = {name for name, path in paths.items() if source.numerics.of(path) == "fp32"}
         int8 = [name for kernel in kernels if kernel.precision in INT8 for name in kernel.names]
         return Built(executed(kernels, "int8", kept) | found.covered(int8), found.reference)
 
@@ -176,7 +177,7 @@ class OpenVino(Runtime):
             found = write_weights(source, self.packing, Writing(), OPSET, exported)
             named = answering(exported)
             with foreign(BuildFailed, "OpenVINO could not read the model with stored weights"), quiet():
-                save(ov.convert_model(exported), folder / "model.xml")
+                save(simplified(ov.Core().read_model(exported)), folder / "model.xml")
         with foreign(BuildFailed, "OpenVINO cannot open the model"):
             ops = compiled_from(folder, 1).get_runtime_model().get_ordered_ops()
         if self.accuracy_level:
@@ -197,18 +198,12 @@ class OpenVino(Runtime):
                 if precision == "fp16":
                     check_weights(model)
                 nncf = precision == "int8"
-                model = by_nncf(model, source, kept, self.calibration) if nncf else ov.convert_model(exported)
+                model = by_nncf(model, source, kept, self.calibration) if nncf else simplified(model)
                 save(model, path, fp16=precision == "fp16")
                 return set(kept), products_of(model)
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         return predictor(compiled_from(folder, threads), signature)
-
-
-def save(model: Any, path: Path, *, fp16: bool = False) -> None:
-    """With no blanks between the elements: they were a third of a small file."""
-    ov.save_model(model, path, compress_to_fp16=fp16)
-    path.write_text(re.sub(r">\s+<", "><", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def refuse_unrounded(folder: Path, source: Source) -> None:
