@@ -42,7 +42,8 @@ class Budget:
         None means 1 point for shares of right answers and 1 % for other scores.
     max_latency_s: median of one call at the target's batch. max_size_bytes: artifact on disk.
     time_s: when it is nearly used up, no further recipe is tried. objective: what shall be least: latency,
-    size (the artifact's bytes) or memory (the most that its process held).
+    size (the artifact's bytes) or memory (the most that its process held). confidence: how sure it has to be
+    that no more is lost, from 0.5 (about as likely as not) to below 1.
     """
 
     max_drop: float | None = None
@@ -51,6 +52,7 @@ class Budget:
     max_size_bytes: int | None = None
     time_s: float | None = None
     objective: Objective = "latency"
+    confidence: float = 0.95
 
     def __post_init__(self) -> None:
         limits = {
@@ -62,12 +64,21 @@ class Budget:
         for name, value in limits.items():
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} must be a number that is not negative, got {value}")
+        if not 0.5 <= self.confidence < 1:
+            raise UsageError(
+                f"confidence lies from 0.5 to below 1, not at {self.confidence:g}", fix="0.95, or 0.8"
+            )
         if self.unit not in ("points", "relative"):
             raise UsageError(f"no unit {self.unit!r} of a drop", fix="points or relative")
         if self.objective not in get_args(Objective):
             raise UsageError(
                 f"no objective {self.objective!r}", fix=f"one of: {', '.join(get_args(Objective))}"
             )
+
+    @property
+    def alpha(self) -> float:
+        """How often "within" may be said where the true drop is exactly what is allowed."""
+        return 1 - self.confidence
 
     def allowed(self, baseline_value: float) -> float:
         """The allowed drop in the score's own unit; nothing while ``max_drop`` is None."""

@@ -150,7 +150,7 @@ def test_a_task_that_holds_on_to_this_process_is_refused(tmp_path):
 
 @pytest.mark.gate
 def test_a_node_of_a_ray_cluster_killed_in_mid_run_changes_nothing_of_what_is_found(alone, tmp_path):
-    """Three raylets, each a process of its own, with one CPU each, beside a head on which nothing is built."""
+    """Three raylets of one CPU each, processes of their own, beside a head on which nothing is built."""
     folder = tmp_path / "run"
     with cluster(3) as (address, raylets):
         killer = threading.Thread(target=kill_one, args=(raylets, 120.0))

@@ -53,6 +53,7 @@ SAVED = (
     "mixed",
     "search",
     "objective",
+    "confidence",
     "jobs",
     "ray",
     "trial_cpus",
@@ -88,6 +89,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
         choices=("latency", "size", "memory"),
         default="latency",
         help="what shall be least inside the budget (default: latency)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.95,
+        metavar="0.95",
+        help="how sure it has to be that no more is lost; 0.5 takes the drop as it was measured",
     )
     declare_help(parser)
     declare_run(parser)

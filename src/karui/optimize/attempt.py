@@ -137,8 +137,10 @@ def expected(job: Job, artifact: Artifact) -> Expected:
     return Expected(job.data / "probe", len(original[0]), original, reference)
 
 
-def quality(job: Job, candidate: Candidate, trial: Trial, split: str, alpha: float = 0.05) -> Quality:
-    """The task score of the artifact in its runtime, judged against the original on the same samples."""
+def quality(job: Job, candidate: Candidate, trial: Trial, split: str, alpha: float | None = None) -> Quality:
+    """The task score of the artifact in its runtime, judged against the original on the same samples. alpha:
+    that of the budget unless given.
+    """
     import numpy as np
 
     rows = len(getattr(job.splits, split))
@@ -162,12 +164,13 @@ def judged(
     outputs: Sequence[Array],
     outcomes: tuple[Array, Array],
     split: str,
-    alpha: float = 0.05,
+    alpha: float | None = None,
     *,
     identical: bool = False,
 ) -> Quality:
     """``outputs`` on a split against the original's. outcomes: both scores; identical: see ``judge``."""
     before, after = outcomes
+    alpha = job.budget.alpha if alpha is None else alpha
     higher = job.score.higher_is_better
     if before.ndim == 0:
 

@@ -161,12 +161,13 @@ def confirm(
 ) -> tuple[str | None, Quality | None, tuple[dict[str, Any], ...]]:
     """Judge on the confirmation split, from the top, until one holds.
 
-    Looking at k candidates gives chance k tries, so the k-th is judged at 5 % / k.
+    Looking at k candidates gives chance k tries, so the k-th is judged at alpha / k.
     """
+    alpha = workshop.job.budget.alpha
     looks: list[dict[str, Any]] = []
     for trial in order:
         try:
-            found = look_at(workshop, trial, alpha=0.05 / (len(looks) + 1))
+            found = look_at(workshop, trial, alpha=alpha / (len(looks) + 1))
         except KaruiError as error:
             looks.append({"trial": trial.id, "verdict": "failed", "reason": error.line})
             continue

@@ -11,6 +11,7 @@ from karui.report.view import Run
 PYTHON = {
     "--max-drop": "karui.optimize(task, max_drop={})",
     "--max-size": "karui.optimize(task, budget=karui.Budget(max_size_bytes={}))",
+    "--confidence": "karui.optimize(task, budget=karui.Budget(confidence={}))",
     "--threads": "karui.optimize(task, karui.Target(threads={}))",
     "--search": "karui.optimize(task, settings=Settings(search={}))",
     "--time": "karui.optimize(task, budget=karui.Budget(time_s={}))",

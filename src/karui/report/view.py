@@ -9,6 +9,7 @@ from typing import Any
 from karui.report import fields
 from karui.report.fields import Json
 
+CONFIDENCE = 0.95  # of a run that does not say
 SHARES = ("top1", "top5", "agreement")
 
 
@@ -106,6 +107,7 @@ class Budget:
     share: float | None
     max_latency_s: float | None
     max_size_bytes: float | None
+    confidence: float = CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ def budget(result: Json, baseline: Trial | None) -> Budget:
         allowed = drop * abs(base or 0.0) if relative else drop / 100
     share = allowed / abs(base) if relative and allowed is not None and base else None
     latency, size = fields.number(limit, "max_latency_s"), fields.number(limit, "max_size_bytes")
-    return Budget(allowed, share, latency, size)
+    sure = fields.number(limit, "confidence") or CONFIDENCE
+    return Budget(allowed, share, latency, size, sure)
 
 
 def find(trials: Iterable[Trial], name: str) -> Trial | None:

@@ -170,7 +170,7 @@ def looks(run: Run) -> list[Said]:
     if not before:
         return [Said("one_look", "It was the first candidate judged on them, so they were used once.")]
     names = joined(f"{name_of(run, look)} ({fields.text(look, 'verdict')})" for look in before)
-    level = f"5 % / {len(before) + 1}"
+    level = f"{100 * (1 - run.budget.confidence):.3g} % / {len(before) + 1}"
     return [Said("several_looks", f"Judged on them before it: {names}. So it had to hold at {level}.")]
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from karui.report.view import Quality, Run, Speed
+from karui.report.view import CONFIDENCE, Quality, Run, Speed
 
 NONE = "–"
 MINUS = "−"
@@ -186,6 +186,8 @@ def budget(run: Run) -> str:
     """at most 0.5 points lost, at most 2 ms a call, at most 1 MiB"""
     limits, lost = run.budget, lost_budget(run)
     parts = [f"at most {lost} lost"] if lost else []
+    if lost and limits.confidence != CONFIDENCE:
+        parts.append(f"{100 * limits.confidence:.3g} % sure")
     if limits.max_latency_s is not None:
         unit = time_unit([limits.max_latency_s])
         parts.append(f"at most {unit.number_short(limits.max_latency_s)} {unit.name} a call")
