@@ -36,7 +36,7 @@ def test_a_small_set_leaves_undecided_what_less_confidence_keeps(task, tmp_path)
     assert ["% sure" in text for text in told] == [False, True] and "50 % sure" in told[1]
 
 
-@pytest.mark.parametrize("level", ["0.4", "1", "nan"])
+@pytest.mark.parametrize("level", ["0", "0.4", "1", "nan"])
 def test_a_confidence_that_cannot_be_is_refused(cli, tmp_path, level):
     (tmp_path / "job.py").write_text(jobs.TASK_FILE)
     said = cli("optimize", "job.py:task", "--confidence", level, "--out", "run")

@@ -95,7 +95,7 @@ def budget_of(options: Mapping[str, Any]) -> Budget:
         max_size_bytes=parse_bytes(size) if size else None,
         time_s=parse_seconds(time) if time else None,
         objective=options.get("objective") or "latency",
-        confidence=options.get("confidence") or 0.95,
+        confidence=options.get("confidence", 0.95),
     )
 
 
