@@ -88,6 +88,7 @@ def budget_of(options: Mapping[str, Any]) -> Budget:
 
     drop, unit = parse_drop(options["max_drop"]) if options.get("max_drop") else (None, "points")
     latency, size, time = (options.get(key) for key in ("max_latency", "max_size", "time"))
+    sure = options.get("confidence")
     return Budget(
         max_drop=drop,
         unit=unit,  # type: ignore[arg-type]
@@ -95,7 +96,7 @@ def budget_of(options: Mapping[str, Any]) -> Budget:
         max_size_bytes=parse_bytes(size) if size else None,
         time_s=parse_seconds(time) if time else None,
         objective=options.get("objective") or "latency",
-        confidence=options.get("confidence", 0.95),
+        confidence=0.95 if sure is None else sure,
     )
 
 
