@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Unit = Literal["points", "relative"]
 Objective = Literal["latency", "size", "memory"]
+CONFIDENCE = 0.95
 # Share of the nominal level that is used: the true size then stays under 4.3 %, and 10,000 simulated
 # draws, whose own standard error is 0.2 %, stay under 5 %.
 LEVEL = 0.85
@@ -52,7 +53,7 @@ class Budget:
     max_size_bytes: int | None = None
     time_s: float | None = None
     objective: Objective = "latency"
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
         limits = {

@@ -93,7 +93,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confidence",
         type=float,
-        default=0.95,
         metavar="0.95",
         help="how sure it has to be that no more is lost; 0.5 takes the drop as it was measured",
     )

@@ -83,7 +83,7 @@ def target_of(options: Mapping[str, Any]) -> Target:
 
 
 def budget_of(options: Mapping[str, Any]) -> Budget:
-    from karui.budget import Budget, parse_drop
+    from karui.budget import CONFIDENCE, Budget, parse_drop
     from karui.units import parse_bytes, parse_seconds
 
     drop, unit = parse_drop(options["max_drop"]) if options.get("max_drop") else (None, "points")
@@ -96,7 +96,7 @@ def budget_of(options: Mapping[str, Any]) -> Budget:
         max_size_bytes=parse_bytes(size) if size else None,
         time_s=parse_seconds(time) if time else None,
         objective=options.get("objective") or "latency",
-        confidence=0.95 if sure is None else sure,
+        confidence=CONFIDENCE if sure is None else sure,
     )
 
 

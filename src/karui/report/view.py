@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from karui.budget import CONFIDENCE
 from karui.report import fields
 from karui.report.fields import Json
 
-CONFIDENCE = 0.95  # of a run that does not say
 SHARES = ("top1", "top5", "agreement")
 
 

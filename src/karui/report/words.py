@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from karui.report.view import CONFIDENCE, Quality, Run, Speed
+from karui.budget import CONFIDENCE
+from karui.report.view import Quality, Run, Speed
 
 NONE = "–"
 MINUS = "−"

@@ -159,7 +159,7 @@ class OpenVino(Runtime):
             found = emit_onnx.from_table(source, profile, self.calibration, OPSET, exported)
             with foreign(BuildFailed, "OpenVINO could not read the quantized model"), quiet():
                 model = ov.Core().read_model(exported)
-                paths = module_paths(model)
+                paths = module_paths(model)  # before constants, by which layers are told, are worked out
                 save(simplified(model), folder / "model.xml")
         save_table(found.table, folder)
         kernels = kernels_in(folder, products_of(model))

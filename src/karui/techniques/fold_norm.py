@@ -119,8 +119,8 @@ def reason_of_layer(node: Any, layer: str, seen: Seen) -> str:
         return "the weight of the layer before it is computed, not stored"
     if layer in seen.shared or uses(node, 1) > 1:
         return f"{called(node)} is shared or called more than once"
-    if called(node) != layer or seen.owner(node, 2) != layer:
-        return reason_of_forward(node, layer)
+    if why := reason_of_forward(node, layer, seen):
+        return why
     if node.target == aten.linear.default and node.meta["val"].ndim > 2:
         return f"{called(node)} gives sequences, whose features are not the axis that is normalised"
     if packet(node) in TRANSPOSED and len(node.args) > 6 and node.args[6] != 1:
@@ -128,11 +128,13 @@ def reason_of_layer(node: Any, layer: str, seen: Seen) -> str:
     return ""
 
 
-def reason_of_forward(node: Node, layer: str) -> str:
-    """Why changes of the module's own weight and bias would not do."""
+def reason_of_forward(node: Node, layer: str, seen: Seen) -> str:
+    """Why changes of the module's own weight and bias would not do; empty if they do."""
     if called(node) != layer:
         return f"the weight of {called(node)} is used by a function, not by the module"
-    return f"the forward pass of {layer} adds no bias that the norm could go into"
+    if seen.owner(node, 2) != layer:
+        return f"the forward pass of {layer} adds no bias that the norm could go into"
+    return ""
 
 
 def is_layer(node: Node) -> bool:
