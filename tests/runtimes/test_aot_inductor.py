@@ -3,8 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from karui.graph.ranges import emit_pt2e
 from karui.numerics import Numerics
 from karui.recipe import parse_named
 from karui.runtimes import Ask, load
+from karui.runtimes import aot_inductor as module
 
 aot_inductor = load(parse_named("aot_inductor"))
 
@@ -75,6 +78,25 @@ def test_int8_is_right_at_every_batch_in_a_fresh_process_without_a_compiler(sour
         np.testing.assert_allclose(answer, built.reference[0][: len(answer)], atol=0.01)
     assert cosine(calls[3], answers_of(model, given)) > 0.995
     assert read_signature(json.loads(signature)) == given.signature
+
+
+def test_a_lean_package_answers_as_the_whole_one(source, tmp_path, monkeypatch):
+    given = source[1]
+    lean, folder = module.lean, tmp_path / "artifact"
+    folder.mkdir()
+    monkeypatch.setattr(module, "lean", lambda path: shutil.copy(path, tmp_path / "whole.pt2") and lean(path))
+    aot_inductor.build(given, folder)
+    whole, made = tmp_path / "whole.pt2", folder / "model.pt2"
+    assert made.stat().st_size < whole.stat().st_size / 2
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == []
+    names = ZipFile(made).namelist()
+    assert not [name for name in names if name.endswith(".cpp")]
+    assert {name for name in ZipFile(whole).namelist() if not name.endswith(".cpp")} == set(names)
+    shutil.copytree(folder, tmp_path / "other")
+    shutil.copy(whole, tmp_path / "other" / "model.pt2")
+    rows = rows_of(given, 64)
+    here, there = (aot_inductor.load(home, given.signature, 1)(rows) for home in (folder, tmp_path / "other"))
+    assert np.array_equal(here[0], there[0])
 
 
 def test_garbage_from_an_image_of_one_channel_would_be_seen(source, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import torch._inductor
 
 from karui.graph import inductor, inductor_int8
 from karui.graph.half import with_told
+from karui.graph.inductor_lean import lean
 from karui.graph.onnx import quiet
 from karui.graph.program import open_exported, predictor
 from karui.graph.ranges.table import save_table
@@ -68,8 +69,10 @@ class AotInductor(Runtime):
 
 def compile_into(folder: Path, program: torch.export.ExportedProgram) -> Counter[str]:
     """Write the package; gives the INT8 kernels that were made, by kind."""
+    path = folder / "model.pt2"
     with inductor.compiling() as kernels, torch.no_grad():
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(folder / "model.pt2"), inductor_configs={"freezing": True}
+            program, package_path=str(path), inductor_configs={"freezing": True}
         )
+    lean(path)
     return kernels
