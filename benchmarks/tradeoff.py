@@ -28,6 +28,7 @@ import karui
 from karui.bench.compare import compare
 from karui.bench.machine import Conditions
 from karui.bench.rounds import Pace
+from karui.budget import CONFIDENCE
 from karui.optimize import Settings
 from karui.report.kinds import kind_of
 from karui.report.markdown import kinds
@@ -75,6 +76,7 @@ class Case:
 CASES = {
     "mnist": Case("benchmarks.networks.tasks:mnist", ("0.125", "0.0625"), "epochs=3,batch=128"),
     "fashion": Case("benchmarks.tradeoff:fashion", ("0.25",), "epochs=14,batch=128"),
+    "deep": Case("benchmarks.networks.tasks:deep", ("0.15",), "epochs=8", 200, learn="epochs=1"),
     "photos": Case(
         "benchmarks.real.photos:task", ("0.25", "0.125"), "epochs=10,batch=128", learn="epochs=10"
     ),
@@ -141,13 +143,13 @@ def recipes(case: Case) -> list[str]:
     ]
 
 
-def measured(name: str, max_drop: float) -> karui.Result:
+def measured(name: str, budget: karui.Budget) -> karui.Result:
     folder = RUNS / f"tradeoff_{name}"
     shutil.rmtree(folder, ignore_errors=True)
     return karui.optimize(
         task_at(CASES[name].task),
         karui.Target("cpu"),
-        budget=karui.Budget(max_drop=max_drop),
+        budget=budget,
         out=folder,
         settings=Settings(
             recipes=tuple(recipes(CASES[name])),
@@ -219,11 +221,13 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--max-drop", type=float, default=1.0)
+    parser.add_argument("--confidence", type=float, default=CONFIDENCE)
     args = parser.parse_args()
+    budget = karui.Budget(max_drop=args.max_drop, confidence=args.confidence)
     print("# The textbook's trade-off table, measured\n")
     together = []
     for name in args.networks:
-        result = measured(name, args.max_drop)
+        result = measured(name, budget)
         print(f"## {name}\n\n{kinds(result.facts)}", flush=True)
         together += [row for batch in args.batches for row in lines(result, name, batch)]
     print(f"## Together\n\n{line(COLUMNS)}\n{line(['---'] * len(COLUMNS))}")
