@@ -26,7 +26,7 @@ BINS, CENTS, LOWEST = 360, 20.0, 1997.3794084376191  # of a bin; cents over 10 H
 NEAR = 50.0  # cents
 NOTES = (60.0, 1200.0)  # Hz
 HARMONICS, NOISE_DB = 8, (-6.0, 12.0)  # of a tone; of the signal over the noise
-TRAIN, CALIBRATE, SELECT, TEST = 3000, 256, 500, 1000
+TRAIN, CALIBRATE, SELECT, TEST = 2000, 256, 500, 1000
 SIZES = {"full": (1024, 128, 128, 128, 256, 512), "tiny": (128, 16, 16, 16, 32, 64)}
 
 
