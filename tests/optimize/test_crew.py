@@ -111,15 +111,17 @@ def test_a_search_proposes_several_at_once_and_keeps_to_them():
     axis = Axis("channels", ("", *(f"prune_channels:macs={share}" for share in SHARES)), ordered=True)
     space = Space((axis,), ("fp32", "int8"), ("onnxruntime", "openvino"))
     allowed = {point: space.recipe(point) for point in space.points()}
-    told: list[list[str]] = []
+    told: list[dict] = []
     search = Composed(space, allowed, Aim(0.01), 6)
     search.at_once, search.tell = 4, told.append
     trials = [stand_in("fp32@onnxruntime"), stand_in("fp32@openvino")]
     listed = [parse_recipe(trial.recipe) for trial in trials]
     while (recipe := search.next(listed, trials)) is not None:
         trials.append(stand_in(str(recipe)))
-    assert [len(some) for some in told] == [4, 2]
-    assert [trial.recipe for trial in trials[2:]] == [*told[0], *told[1]]
+    assert [event["event"] for event in told] == ["proposed", "proposed"]
+    some, others = (event["recipes"] for event in told)
+    assert (len(some), len(others)) == (4, 2)
+    assert [trial.recipe for trial in trials[2:]] == [*some, *others]
     assert len({trial.recipe for trial in trials}) == 8
 
 

@@ -52,6 +52,7 @@ SAVED = (
     "stop_at",
     "mixed",
     "search",
+    "screen",
     "objective",
     "confidence",
     "jobs",
@@ -83,6 +84,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="after these, N recipes composed where the trials before say that they may be the best",
+    )
+    parser.add_argument(
+        "--screen",
+        type=int,
+        default=3,
+        metavar="N",
+        help="of those that train, N are looked at with a tenth of the training for each that is tried; "
+        "0 for none (default: 3)",
     )
     parser.add_argument(
         "--objective",

@@ -121,6 +121,7 @@ def settings_of(options: Mapping[str, Any], command: str) -> Settings:
         stop_at=said.get("stop_at"),
         mixed=said.get("mixed", Settings.mixed),
         search=said.get("search", Settings.search),
+        screen=said.get("screen", Settings.screen),
         help=help_of(said),
         pace=trial,
         final=final,

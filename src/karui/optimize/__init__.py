@@ -23,10 +23,12 @@ from karui.optimize.conclude import Conclusion, conclude
 from karui.optimize.crew import Crew, Help, hired
 from karui.optimize.home import check_room, run_folder
 from karui.optimize.job import Job, identity, save_data
+from karui.optimize.made import Made
 from karui.optimize.plan import Composed, Plan, allowed_points
 from karui.optimize.prepare import prepare
 from karui.optimize.record import journal_json, read_trial
 from karui.optimize.result import Result, document
+from karui.optimize.screening import Looks, looks, screened_json
 from karui.optimize.watch import Silent, Watcher
 from karui.optimize.workshop import Workshop
 from karui.process import Limits
@@ -44,8 +46,9 @@ class Settings:
     recipes: texts to try instead of the target's preset. stop_at: stop trying once a kept candidate
     is surely this many times faster than the baseline. mixed: models with some layers in float that are
     tried at most for each INT8 one that misses the budget. search: recipes that are composed after those,
-    each where the trials before it say that it may be the best. help: who builds beside this process, which
-    decides and times. pace: rounds of a trial; final: of the end.
+    each where the trials before it say that it may be the best. screen: of those that train, so many are
+    looked at with a part of the training and of the data for each that is tried; 0 for none. help: who
+    builds beside this process, which decides and times. pace: rounds of a trial; final: of the end.
     watcher: hears how it goes. words: what ``karui resume`` needs to call the run again.
     """
 
@@ -53,6 +56,7 @@ class Settings:
     stop_at: float | None = None
     mixed: int = 4
     search: int = 0
+    screen: int = 3
     help: Help = Help()
     pace: Pace = Pace()
     final: Pace = Pace(least=25, most=200, seconds=25.0, openings=5, most_openings=10)
@@ -63,11 +67,15 @@ class Settings:
     words: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("mixed", "search"):
+        for name in ("mixed", "search", "screen"):
             if getattr(self, name) < 0:
                 raise UsageError(
                     f"{name} is a number of recipes, not {getattr(self, name)}", fix="0 for none"
                 )
+        if self.screen == 1:
+            raise UsageError(
+                "one recipe cannot be screened", why="it is told from others", fix="2, or 0 for none"
+            )
 
 
 def run(task: Task, target: Target, budget: Budget, folder: Path, settings: Settings) -> Result:
@@ -118,43 +126,61 @@ def planned(job: Job, recipes: Sequence[Recipe], settings: Settings, *, trains: 
     if settings.search:
         space = presets.space(job.target.name, job.budget, trains=trains).on(job.target.runtimes)
         aim = Aim(job.allowed, job.budget.objective, job.seed)
-        composed = Composed(space, allowed_points(job, space), aim, settings.search)
-        for event in journal.read(job.folder):  # those of an interrupted run that are not tried yet
-            if event.get("event") == "proposed":
-                composed.pending = [parse_recipe(text) for text in event["recipes"]]
+        screen = 0 if job.finetune else settings.screen  # the user's own training has no shorter form
+        composed = Composed(space, allowed_points(job, space), aim, settings.search, screen)
+        for event in journal.read(job.folder):  # those of an interrupted run
+            composed.hear(event)
     return Plan(recipes, named=bool(settings.recipes), mixed=settings.mixed, composed=composed)
-
-
-def note_proposed(folder: Path, recipes: list[str]) -> None:
-    journal.append(folder, {"event": "proposed", "recipes": recipes})
 
 
 def try_all(
     workshop: Workshop, plan: Plan, crew: Crew | None, trials: list[Trial], settings: Settings
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """The loop; adds to ``trials`` and returns what was left untried, with the reason."""
     job, start = workshop.job, time.monotonic()
-    if plan.composed and crew:
-        plan.composed.at_once, plan.composed.tell = crew.at_once, partial(note_proposed, job.folder)
-    while (recipe := plan.next(trials)) is not None:
-        if reason := enough(job, trials, settings, start):
-            return plan.cut + [refusal(left, reason) for left in plan.listed(trials)]
-        made = crew.made(recipe, plan.coming(trials)) if crew else None
-        settings.watcher.trial(str(recipe), len(trials), max(plan.expected, len(trials) + 1))
-        began = time.monotonic()
-        trial = attempt(workshop, recipe, trials, settings.pace, made)
-        if trial.id == trial_id_of_baseline(job) and not trial.kept:
-            log = f"see {job.folder / (trial.log or '')}"
-            raise KaruiError("the original model itself could not be measured", why=trial.reason, fix=log)
-        seconds = round(time.monotonic() - began, 3)
-        journal.append(job.folder, {"event": "trial", "seconds": seconds, "trial": journal_json(trial)})
-        trials.append(trial)
-        settings.watcher.done(trial)
-    return plan.cut
+    if plan.composed and (crew or plan.composed.screen):
+        plan.composed.at_once = crew.at_once if crew else 1
+        plan.composed.tell = partial(journal.append, job.folder)
+    with looks(workshop, settings.pace) as screen:
+        while (recipe := plan.next(trials) or plan.to_screen) is not None:
+            if reason := enough(job, trials, settings, start):
+                return plan.left_out(trials) + [refusal(left, reason) for left in plan.listed(trials)]
+            if recipe == plan.to_screen:
+                look_at(recipe, screen, plan, settings.watcher)
+                continue
+            made = crew.made(recipe, plan.coming(trials)) if crew else None
+            settings.watcher.trial(str(recipe), len(trials), max(plan.expected, len(trials) + 1))
+            trials.append(tried(workshop, recipe, trials, settings.pace, made))
+            settings.watcher.done(trials[-1])
+    return plan.left_out(trials)
+
+
+def look_at(recipe: Recipe, looks: Looks, plan: Plan, watcher: Watcher) -> None:
+    """Screen one recipe of the field; the journal and the plan hear of it."""
+    assert plan.composed is not None
+    watcher.stage(f"screening {recipe}")
+    began = time.monotonic()
+    one = looks.take(recipe)
+    seconds = round(time.monotonic() - began, 3)
+    plan.composed.note({"event": "screened", "seconds": seconds, "screened": screened_json(one)})
+
+
+def tried(
+    workshop: Workshop, recipe: Recipe, trials: Sequence[Trial], pace: Pace, made: Made | None
+) -> Trial:
+    """A trial that stands in the journal. Raises KaruiError where the original itself fails."""
+    job, began = workshop.job, time.monotonic()
+    trial = attempt(workshop, recipe, trials, pace, made)
+    if trial.id == trial_id_of_baseline(job) and not trial.kept:
+        log = f"see {job.folder / (trial.log or '')}"
+        raise KaruiError("the original model itself could not be measured", why=trial.reason, fix=log)
+    seconds = round(time.monotonic() - began, 3)
+    journal.append(job.folder, {"event": "trial", "seconds": seconds, "trial": journal_json(trial)})
+    return trial
 
 
 def finish(
-    job: Job, ended: Conclusion, refused: list[dict[str, str]], settings: Settings, duration_s: float
+    job: Job, ended: Conclusion, refused: list[dict[str, Any]], settings: Settings, duration_s: float
 ) -> Result:
     facts = document(job, ended, refused, settings.command, round(duration_s, 1))
     write(facts, job.folder)
@@ -207,7 +233,7 @@ def with_baseline(job: Job, wanted: Sequence[Recipe]) -> Job:
     return dataclasses.replace(job, origin=origin, notes=(*job.notes, note))
 
 
-def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[str, str]]]:
+def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[str, Any]]]:
     """Recipes that can be tried, baselines first, and those refused with a reason, at no cost.
 
     Raises UsageError, or MissingRuntime, when none of those wanted can be tried.
@@ -221,7 +247,7 @@ def admit(job: Job, wanted: Sequence[Recipe]) -> tuple[list[Recipe], list[dict[s
     if reason := why_not(base):
         raise UsageError("the baseline cannot run", why=reason)
     admitted = [base]
-    refused: dict[str, dict[str, str]] = {}
+    refused: dict[str, dict[str, Any]] = {}
     for recipe in wanted:
         if reason := why_not(recipe):
             refused[str(recipe)] = refusal(recipe, reason)

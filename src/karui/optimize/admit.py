@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from karui import runtimes, techniques
 from karui.errors import MissingRuntime, Unsupported, foreign
@@ -39,7 +40,7 @@ def refusal_of(recipe: Recipe, ask: Ask) -> str | None:
         return error.line
 
 
-def refusal(recipe: Recipe, reason: str) -> dict[str, str]:
+def refusal(recipe: Recipe, reason: str) -> dict[str, Any]:
     return {
         "recipe": str(recipe),
         "runtime": recipe.runtime.name,

@@ -33,7 +33,7 @@ class Job:
 
     reference: flat outputs of the original model on the splits ``select``, ``confirm`` and ``probe``.
     allowed: how far the score may fall, in its own unit. teacher: the task's, or the original, to be asked.
-    machine: where artifacts are run.
+    machine: where artifacts are run. effort: share of their steps that trainings take.
     """
 
     folder: Path
@@ -55,6 +55,7 @@ class Job:
     student: Callable[[], Any] | None = None
     seed: int = 0
     machine: Machine = HERE
+    effort: float = 1.0
 
     @property
     def data(self) -> Path:

@@ -71,7 +71,7 @@ def open_result(folder: Path) -> Result:
 
 
 def document(
-    job: Job, done: Conclusion, refused: Sequence[Mapping[str, str]], command: str, duration_s: float
+    job: Job, done: Conclusion, refused: Sequence[Mapping[str, Any]], command: str, duration_s: float
 ) -> dict[str, Any]:
     """The result document."""
     machine = job.machine.facts()

@@ -39,6 +39,30 @@ if TYPE_CHECKING:
 REASONS = 12  # for what was left as it was, in a result
 
 
+class Builder:
+    """The building process, started when it is first asked; a dead one is replaced."""
+
+    def __init__(self, log: Path, threads: int, limits: Limits) -> None:
+        self.log, self.threads, self.limits = log, threads, limits
+        self.child: Child | None = None
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        if self.child is None or self.child.process.poll() is not None:
+            self.child = Child("karui.builder", [], self.log, self.threads, self.limits)
+        try:
+            return self.child.ask(message)
+        except MeasureFailed as error:
+            raise BuildFailed(error.what, why=error.why, fix=error.fix) from error
+
+    def hang_up(self) -> None:
+        if self.child:
+            self.child.hang_up()
+
+    def close(self) -> None:
+        if self.child:
+            self.child.close()
+
+
 class Workshop:
     """A context manager; on leaving, every process it started is ended.
 
@@ -48,7 +72,7 @@ class Workshop:
     def __init__(self, job: Job, limits: Limits, watch: Watch | None = None, threads: int = 0) -> None:
         self.job, self.limits, self.watch = job, limits, watch
         self.threads = threads or os.cpu_count() or 1
-        self.child: Child | None = None
+        self.builder = Builder(job.folder / "builder.log", self.threads, limits)
         self.captured: dict[str, tuple[Path, Signature]] = {}
         self.accounts: dict[str, Mapping[str, Any]] = {}
         self.refused: dict[str, KaruiError] = {}
@@ -63,11 +87,15 @@ class Workshop:
         self.close()
 
     def close(self) -> None:
-        if self.child:
-            self.child.hang_up()
+        self.builder.hang_up()
         self.opened.close()
-        if self.child:
-            self.child.close()
+        self.builder.close()
+
+    def beside(self, job: Job) -> Workshop:
+        """One for another job, with the same building process, which this one ends."""
+        other = Workshop(job, self.limits, self.watch, self.threads)
+        other.builder = self.builder
+        return other
 
     def build(self, recipe: Recipe, trial_id: str) -> Artifact:
         """Build the artifact of a trial; it appears under its final name when it is whole."""
@@ -97,7 +125,7 @@ class Workshop:
         message = request(source[0], signature, recipe, self.job.data, draft, self.job.target)
         message["flags"] = sorted(self.job.machine.flags())
         with foreign(BuildFailed, "the build failed"):
-            answer = self.ask_builder(message)
+            answer = self.builder.ask(message)
         artifact = Artifact(
             folder=draft,
             recipe=str(recipe),
@@ -110,15 +138,6 @@ class Workshop:
         )
         save_artifact(artifact)
         return artifact
-
-    def ask_builder(self, message: dict[str, Any]) -> dict[str, Any]:
-        if self.child is None or self.child.process.poll() is not None:
-            log = self.job.folder / "builder.log"
-            self.child = Child("karui.builder", [], log, self.threads, self.limits)
-        try:
-            return self.child.ask(message)
-        except MeasureFailed as error:
-            raise BuildFailed(error.what, why=error.why, fix=error.fix) from error
 
     def source(self, recipe: Recipe) -> tuple[Path, Signature]:
         """The captured model with the recipe's steps applied, cast where the runtime wants it so."""
@@ -282,6 +301,7 @@ def given_of(job: Job) -> techniques.Given:
         finetune=job.finetune,
         student=job.student,
         flags=job.machine.flags(),
+        effort=job.effort,
     )
 
 

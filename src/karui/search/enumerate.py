@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from karui.budget import Objective
-from karui.measurement import Trial
+from karui.measurement import Measurement, Trial
 from karui.recipe import Recipe
 
 
@@ -39,9 +39,22 @@ def goal_met(trials: Sequence[Trial], baseline: str, goal: float | None) -> Tria
 
 def log_cost(trial: Trial, objective: Objective) -> float | None:
     """What shall become least, as a logarithm; None for what was not measured."""
-    found = trial.measurement
+    return cost_of(trial.measurement, objective)
+
+
+def cost_of(found: Measurement | None, objective: Objective) -> float | None:
     if found is None or found.timing is None or found.speedup is None:
         return None
     if objective == "latency":
         return -math.log(found.speedup.ratio)
     return math.log(max(1, found.size_bytes if objective == "size" else found.timing.peak_memory_bytes))
+
+
+def cost_bounds(found: Measurement | None, objective: Objective) -> tuple[float, float] | None:
+    """Between which the cost lies; only times are uncertain."""
+    cost = cost_of(found, objective)
+    if found is None or found.speedup is None or cost is None:
+        return None
+    if objective == "latency":
+        return -math.log(found.speedup.high), -math.log(found.speedup.low)
+    return cost, cost

@@ -11,11 +11,13 @@ import math
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import optuna
 
 from karui.measurement import Trial
-from karui.search.enumerate import Aim, log_cost
+from karui.search.enumerate import Aim, cost_of, log_cost
+from karui.search.screen import Screened, expected, left
 from karui.space import Point, Space
 
 AS_IF = -1.0  # of ``missed``: what is being tried is taken for usual in cost, and within the budget
@@ -28,19 +30,24 @@ def propose(
     trials: Sequence[Trial],
     aim: Aim,
     pending: Sequence[Point] = (),
+    looks: Mapping[Point, Screened] = MappingProxyType({}),
 ) -> Point | None:
     """The next point of ``allowed`` (points and their recipes) that no trial has; None when there is none.
 
-    pending: points that are being tried.
+    pending: points that are being tried. looks: what others showed with little training.
     """
     tried = {trial.recipe: trial for trial in trials}
-    left = [point for point, recipe in allowed.items() if recipe not in tried and point not in pending]
-    if not left:
+    free = [point for point, recipe in allowed.items() if recipe not in tried and point not in pending]
+    if not free:
         return None
     known = {point: tried[recipe] for point, recipe in allowed.items() if recipe in tried}
-    costs = {point: log_cost(trial, aim.objective) for point, trial in known.items()}
-    missing = {point: missed(trial, aim.drop) for point, trial in known.items()}
-    return nearest(space, asked(space, costs, missing, pending, aim.seed), left)
+    share = left(list(looks.values()), trials)
+    others = {point: one for point, one in looks.items() if point not in known and point not in pending}
+    costs = {point: cost_of(one.look, aim.objective) for point, one in others.items()}
+    costs |= {point: log_cost(trial, aim.objective) for point, trial in known.items()}
+    missing = {point: guessed(one, share, aim.drop) for point, one in others.items()}
+    missing |= {point: missed(trial, aim.drop) for point, trial in known.items()}
+    return nearest(space, asked(space, costs, missing, pending, aim.seed), free)
 
 
 def asked(
@@ -101,10 +108,18 @@ def missed(trial: Trial, drop: float) -> float:
     quality = trial.measurement.quality if trial.measurement else None
     if trial.status == "failed" or quality is None:
         return HOPELESS
-    unit = max(drop, 1e-3)
-    over = (quality.drop - drop) / unit
-    found = math.copysign(math.log1p(abs(over)), over)
+    found = beyond(quality.drop, drop)
     return found if trial.kept or found > 0 else 0.1  # inside by luck: not surely
+
+
+def guessed(one: Screened, share: float, drop: float) -> float:
+    """The same of a recipe that had little training, of whose loss that share may stay."""
+    return HOPELESS if one.quality is None else beyond(expected(one.quality, share), drop)
+
+
+def beyond(lost: float, drop: float) -> float:
+    over = (lost - drop) / max(drop, 1e-3)
+    return math.copysign(math.log1p(abs(over)), over)
 
 
 def nearest(space: Space, point: Point, left: Sequence[Point]) -> Point:

@@ -59,7 +59,8 @@ class Given:
     before any step, in eval mode, only to be asked. finetune, student: the user's own, as in ``Task``.
     folder: for checkpoints; what was finished in it is not repeated. watch: hears how a training goes.
     known: another, for what was measured on a model and holds for every step that asks the same of it.
-    flags: instruction sets of the CPU where the model will run.
+    flags: instruction sets of the CPU where the model will run. effort: share of a training's steps to take,
+    for a first look at what it may come to.
     """
 
     inputs: Arrays
@@ -75,6 +76,7 @@ class Given:
     watch: Watch | None = None
     known: Path | None = None
     flags: frozenset[str] = field(default_factory=host.flags)
+    effort: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,13 @@ class Technique(ABC):
     """One verb and no state in between; subclasses are final frozen dataclasses.
 
     TIMED: options that, when given, let the outcome depend on the clock, and so on the runtime.
-    ZEROES: whether it prunes by zeros alone, so that the model keeps its form.
+    ZEROES: whether it prunes by zeros alone, so that the model keeps its form. TRAINS: whether it takes steps
+    of training, of which ``Given.effort`` is a share.
     """
 
     TIMED: ClassVar[frozenset[str]] = frozenset()
     ZEROES: ClassVar[bool] = False
+    TRAINS: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, model: nn.Module, data: Given) -> Applied:

@@ -39,6 +39,8 @@ class Distill(Technique):
     The rest is as in ``finetune``: steps or epochs, batch, lr, optimizer, schedule, precision, and so on.
     """
 
+    TRAINS = True
+
     width: float = 0.5
     multiple_of: int = 1
     protect: tuple[str, ...] = ()
@@ -123,7 +125,8 @@ class Distill(Technique):
     def learn(self, student: nn.Module, teacher: nn.Module, data: Given) -> dict[str, Any]:
         rows = None if data.signature.dynamic_batch else data.signature.batch
         material = Material(data.signature, data.calibrate, data.train, rows)
-        aim, ways = Aim(self.distill, self.loss, self.temperature), Ways(folder=data.folder, watch=data.watch)
+        aim = Aim(self.distill, self.loss, self.temperature)
+        ways = Ways(folder=data.folder, watch=data.watch, effort=data.effort)
         if self.hints == "none" or not self.hints:
             return learn(student, teacher, material, aim, options_of(self), ways)
         pairs = found_in(student, teacher) if self.hints == "found" else pairs_of(self.hints)

@@ -44,6 +44,8 @@ class Finetune(Technique):
     take longer is given up after its first steps.
     """
 
+    TRAINS = True
+
     steps: int = 300
     epochs: int | None = None
     batch: int = 64
@@ -94,7 +96,7 @@ class Finetune(Technique):
         material = Material(data.signature, data.calibrate, data.train, rows)
         alone = data.teacher is None and self.distill is None  # its own answers would only hold it back
         aim = Aim(0.0 if alone else self.distill, self.loss, self.temperature)
-        ways = Ways(folder=data.folder, watch=data.watch)
+        ways = Ways(folder=data.folder, watch=data.watch, effort=data.effort)
         return learn(model, data.teacher or private_copy(model), material, aim, options_of(self), ways)
 
 

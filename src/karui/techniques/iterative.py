@@ -39,6 +39,8 @@ class Iterative(Technique):
     percent of the answers have changed on calibration samples that no step has seen.
     """
 
+    TRAINS = True
+
     prune: str = "prune_weights:sparsity=0.8"
     recover: tuple[str, ...] = ("finetune:steps=100",)
     rounds: int = 3

@@ -44,6 +44,8 @@ class QuantizeAware(Technique):
     Without training data it learns from the calibration inputs alone.
     """
 
+    TRAINS = True
+
     steps: int = 300
     epochs: int | None = None
     lr: float = 3e-4
@@ -76,7 +78,8 @@ class QuantizeAware(Technique):
         """``aware`` learns in place, with the float original as its teacher."""
         material = Material(data.signature, data.calibrate, data.train, aware.rows)
         groups = partial(aware.groups, self.lr, self.scale_lr)
-        ways = Ways(groups, aware.freeze_norms, folder=data.folder, watch=data.watch)
+        folder, watch, effort = data.folder, data.watch, data.effort
+        ways = Ways(groups, aware.freeze_norms, folder=folder, watch=watch, effort=effort)
         return learn(aware, teacher, material, Aim(self.distill), options_of(self), ways)
 
 

@@ -65,14 +65,14 @@ def learn(
         loss = Loss(teacher, material.signature, aim, first, ways.extra if ways else None)
         check_gap(loss, model, first)
         if loss.share > 0 and not (ways and ways.extra) and material.rows is None:
-            remember(loss, feed, options)
+            remember(loss, feed, options, ways.effort if ways else 1.0)
     return train(model, loss, feed, options, ways) | loss.told()
 
 
-def remember(loss: Loss, feed: Feed, options: Options) -> None:
+def remember(loss: Loss, feed: Feed, options: Options, effort: float) -> None:
     """Let the teacher answer once for each sample, where every pass gives the same ones again."""
     whole = feed.whole()
     if isinstance(whole, Split) and whole.rows is not None:
         steps = feed.steps_a_pass()
-        if options.total(steps) > steps:
+        if effort * options.total(steps) > steps:
             loss.remember(whole, options.batch)

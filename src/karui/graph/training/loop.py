@@ -57,6 +57,7 @@ class Ways:
     groups: parameters in groups for the optimizer, which may have an lr of their own. keep_statistics: let
     norms keep theirs or not, asked before each step. hold: zeros in weights are held. folder: for
     checkpoints. watch: hears of every step. extra: added to the loss. mark: tells this training from others.
+    effort: share of the steps to take, at least one; the schedule is as much shorter.
     """
 
     groups: Callable[[], list[dict[str, Any]]] | None = None
@@ -66,6 +67,7 @@ class Ways:
     watch: Watch | None = None
     extra: Callable[[], Tensor] | None = None
     mark: str = ""
+    effort: float = 1.0
 
 
 def train(
@@ -99,7 +101,8 @@ class Training:
         self.model, self.loss, self.feed, self.options, self.ways = model, loss, feed, options, ways
         self.probe = list(itertools.islice(feed.batches(), PROBE))
         self.held = feed.held() if options.patience else []
-        self.steps = options.total(feed.steps_a_pass() if options.epochs else 0)
+        whole = options.total(feed.steps_a_pass() if options.epochs else 0)
+        self.steps = max(round(ways.effort * whole), 1)
         self.step, self.overflows, self.in_a_row = 0, 0, 0
         self.number, self.taken = 0, 0  # the pass over the data, and batches taken from it
         self.began: State = {}  # the random state in which that pass began
@@ -181,7 +184,7 @@ class Training:
             if self.ways.watch:
                 self.ways.watch(Progress(self.step, self.steps, found, left))
             if self.step - first == TRIED:
-                self.check_time(left)
+                self.check_time(left / self.ways.effort)
             if self.step % EVERY == 0 and self.fabric.is_global_zero:
                 kept.save(self.state())
 
