@@ -33,7 +33,7 @@ def test_composed_recipes_follow_the_list_and_the_smallest_is_chosen(cli, task_f
     assert "of the original's size, within the accuracy budget" in facts["verdict"]["headline"]
 
 
-@pytest.mark.parametrize("option", ["--search", "--mixed"])
+@pytest.mark.parametrize("option", ["--search", "--mixed", "--screen"])
 def test_less_than_no_recipe_is_refused(cli, task_file, tmp_path, option):
     said = cli("optimize", task_file, *LISTED, option, "-1", "--out", "run")
     assert said.code == 2 and "number of recipes, not -1" in said.err and "try: 0 for none" in said.err

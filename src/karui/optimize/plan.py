@@ -19,7 +19,7 @@ from karui.search.screen import Screened, choose, costly, farther, pays
 from karui.space import Point, Space
 
 WIDEST = 12  # recipes of a field: looks are taken one by one, and builders wait meanwhile
-SCREENED, OTHERS = "screened out", "others of its field went on"
+WAITED = "screened, and others went on"
 
 
 @final
@@ -187,8 +187,7 @@ class Composed:
         """What was looked at and never tried, with what was seen."""
         tried = {trial.recipe for trial in trials}
         return [
-            refusal(parse_recipe(name), f"{SCREENED}: {self.out.get(name, OTHERS)}")
-            | {"screened": shown(one)}
+            refusal(parse_recipe(name), self.out.get(name, WAITED)) | {"screened": shown(one)}
             for name, one in self.known.items()
             if name not in tried
         ]

@@ -145,7 +145,7 @@ def shown(one: Screened) -> dict[str, Any]:
     """For the result, beside the reason why there is no trial."""
     return {
         "effort": one.effort,
-        "quality": dict_or_none(one.quality),
+        "quality": dict_or_none(one.quality and dataclasses.replace(one.quality, per_class=())),
         "speedup": dict_or_none(one.look and one.look.speedup),
         "size_bytes": one.look.size_bytes if one.look else None,
     }

@@ -277,7 +277,7 @@ def time_up(run: Run) -> Said | None:
 def missing(run: Run) -> list[Said]:
     """One line for each thing to install."""
     named: dict[Said, list[str]] = {}
-    for said in map(refusal, run.refused):
+    for said in [refusal(run, item) for item in run.refused]:
         if said.fact == "missing":
             named.setdefault(Said("missing", said.text, "", said.command), []).append(said.recipe)
     return [

@@ -81,7 +81,7 @@ def kind(run: Run, subject: Trial | Json | None) -> str:
 
 def became(run: Run, subject: Trial | Json) -> Part:
     """What came of one that was not chosen."""
-    said = fate(run, subject) if isinstance(subject, Trial) else refusal(subject)
+    said = fate(run, subject) if isinstance(subject, Trial) else refusal(run, subject)
     return part("became", GROUPS[said.fact], [said])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from karui.report import fields, words
-from karui.report.said import Part, Said, allowed, beats, cost, loss, objective, part, ratio
+from karui.report.said import Part, Said, allowed, beats, cost, loss, objective, part, ratio, screened
 from karui.report.view import Quality, Run, Trial
 
 GROUPS = {
@@ -22,6 +22,7 @@ GROUPS = {
     "unfinished": "No verdict was reached",
     "missing": "Not installed",
     "refused": "Refused before anything was built",
+    "screened": "Screened with a part of the training and of the data, and never measured",
     "farther": "Left out: they go farther than one that is over the budget",
     "stopped": "Not tried, as the run had stopped",
 }
@@ -33,7 +34,7 @@ def others(run: Run, subject: Trial | None) -> list[Part]:
     costs = {trial.id: cost(run, trial) for trial in left}
     left.sort(key=lambda trial: (costs[trial.id] is None, costs[trial.id] or 0.0))
     found = [fate(run, trial) for trial in left]
-    found += map(refusal, run.refused)
+    found += [refusal(run, item) for item in run.refused]
     groups = {key: [one for one in found if one.fact == key] for key in GROUPS}
     return [part(key, title(run, key), said) for key, said in groups.items() if said]
 
@@ -139,17 +140,21 @@ def title(run: Run, key: str) -> str:
 # --- what was not tried
 
 
-def refusal(item: fields.Json) -> Said:
+def refusal(run: Run, item: fields.Json) -> Said:
     name = fields.text(item, "recipe") or fields.text(item, "runtime") or "?"
     reason = fields.clip(fields.text(item, "reason"), 300)
     needed = remedy(reason)
     command = needed if needed.startswith("pip install ") and " and " not in needed else ""
-    return Said(refusal_group(reason), needed or reason or "no reason was recorded", name, command)
+    seen = screened(run, item)
+    told = (needed or reason or "no reason was recorded") + (f" ({seen})" if seen else "")
+    return Said(refusal_group(reason), told, name, command)
 
 
 def refusal_group(reason: str) -> str:
     if reason.startswith("not installed"):
         return "missing"
+    if reason.startswith("screened"):
+        return "screened"
     if reason.startswith("goes farther than "):
         return "farther"
     return "stopped" if reason == "the time was up" or " met the goal of " in reason else "refused"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from karui.report import fields, words
 from karui.report.changes import summary
+from karui.report.said import screened
 from karui.report.view import Run, Speed, Trial
 
 MARKS = {
@@ -199,7 +200,12 @@ def refused(run: Run) -> list[Row]:
             eager=EMPTY,
             same=EMPTY,
             score=EMPTY,
-            reason=fields.clip(fields.text(item, "reason"), 300),
+            reason=why_not(run, item),
         )
         for item in run.refused
     ]
+
+
+def why_not(run: Run, item: fields.Json) -> str:
+    reason, seen = fields.clip(fields.text(item, "reason"), 300), screened(run, item)
+    return f"{reason} ({seen})" if seen else reason

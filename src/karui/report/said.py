@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from karui.errors import UsageError
 from karui.recipe import Named, Recipe, parse_named, parse_recipe
-from karui.report import fields, words
+from karui.report import fields, view, words
 from karui.report.view import Quality, Run, Speed, Trial
 
 RESOLUTION = 0.015  # of a speed-up, as the bench judges it
@@ -155,6 +155,26 @@ def loss(run: Run, quality: Quality) -> str:
     verb = "gains" if gains else "loses" if quality.drop else "changes by"
     head = f"{verb} {main} points" if run.points else f"is {'better' if gains else 'worse'} by {main}"
     return head + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def screened(run: Run, item: fields.Json) -> str:
+    """What a recipe showed that had a part of the training and was never measured; empty for any other."""
+    seen, effort = fields.at(item, "screened"), fields.number(item, "screened", "effort")
+    found = view.quality(fields.at(seen, "quality"))
+    if effort is None or found is None or found.drop is None:
+        return ""
+    told = [f"{loss(run, found)} on {count(found.n or 0, 'sample')}", size_of(seen), speed_of(seen)]
+    return f"with {words.percent(effort, 0)} of the training it {', '.join(filter(None, told))}"
+
+
+def size_of(seen: fields.Json) -> str:
+    size = fields.number(seen, "size_bytes")
+    return f"takes {words.size(size)}" if size is not None else ""
+
+
+def speed_of(seen: fields.Json) -> str:
+    found = ratio(view.speed(fields.at(seen, "speedup")))
+    return f"shows {found} against the original in few rounds" if found else ""
 
 
 def plain(run: Run, value: float, decimals: int | None = None) -> str:

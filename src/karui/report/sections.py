@@ -296,7 +296,7 @@ def not_tried(run: Run) -> str:
         return ""
     items = "".join(f"<dt><code>{breakable(r.name)}</code></dt><dd>{esc(r.reason)}</dd>" for r in found)
     return (
-        "<section><h2>Not tried</h2><p>These were refused before they cost a trial.</p>"
+        "<section><h2>Not tried</h2><p>These were refused, or screened out, before they cost a trial.</p>"
         f"<dl class=pairs>{items}</dl></section>"
     )
 

@@ -4,7 +4,7 @@ A look is a build and a run as any other, with less of the training, of the data
 size are nearly those of the whole; accuracy is not, for training is what brings it back. So what was lost is
 compared among siblings, which were all trained as little, and never with what a trial lost or with the budget
 as it stands: how much of a loss the rest of a training leaves is learned from the recipes that had both.
-Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) with one halving.
+Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) with one rung.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def choose(
     out: dict[str, str] = {}
     for one in field:
         if reason := failed(one) or behind(one, trials, aim) or beaten(one, field, known, trials, aim):
-            out[one.recipe] = reason
+            out[one.recipe] = f"screened out: {reason}"
     share = left(known, trials)
 
     def order(one: Screened) -> tuple[int, float]:
@@ -116,7 +116,8 @@ def beaten(
     """A sibling surely loses less, and this one is either far off or costs surely more."""
     if one.quality is None:
         return ""
-    better = [o for o in field if o.quality and o.quality.high < one.quality.low]
+    sound = [other for other in field if not other.failure]
+    better = [o for o in sound if o.quality and o.quality.high < one.quality.low]
     limit = max(FAR * max(aim.drop, 1e-3), worst_kept(known, trials))
     if better and one.quality.low > limit:
         return f"{FAR_OFF} {better[0].recipe}"
@@ -154,6 +155,6 @@ def expected(quality: Quality, share: float) -> float:
 def farther(recipe: Recipe, out: Mapping[str, str]) -> str:
     """Why a harsher cut than one that was far off need not be looked at; else empty."""
     for other, reason in out.items():
-        if reason.startswith(FAR_OFF) and harsher(recipe, read(other)):
+        if FAR_OFF in reason and harsher(recipe, read(other)):
             return f"goes farther than {other}, which was screened out"
     return ""
