@@ -98,6 +98,9 @@ FARTHER, MISSING = (
     f"goes farther than {QUARTER}, which is over the accuracy budget",
     "not installed: pip install 'karui[x]'",
 )
+SEEN = {"effort": 0.1, "size_bytes": 2048, "quality": sample.quality(0.03, "over", 256, 0.9141),
+        "speedup": sample.ratio(15.0, sample.EAGER, "x")}  # fmt: skip
+SCREENED = {"recipe": QUARTER, "reason": f"screened out: slower than {ORT}, which is kept", "screened": SEEN}
 LIMIT = ("/budget/max_latency_s", 0.3e-3)
 LIMITED = one("fp32@openvino", 3.0, status="rejected")
 
@@ -193,6 +196,11 @@ CASES: dict[str, dict[str, Case]] = {
     "unfinished": (doc((f"{ORT}/status", None)), doc(), ""),
     "missing": (doc(refused=(("fp32@x", MISSING),)), doc(refused=(("fp32@x", "no"),)), "pip install"),
     "refused": (doc(refused=(("fp32@x", "no kernel"),)), doc(refused=(("fp32@x", MISSING),)), "no kernel"),
+    "screened": (
+        doc(("/refused", [SCREENED])), doc(refused=((HALF, FARTHER),)),
+        "which is kept (with 10 % of the training it loses 3.00 points [1.92, 4.08] on 256 samples, takes "
+        "2.00 KiB, shows 15.0x [14.7, 15.3] against the original in few rounds)",
+    ),
     "farther": (doc(refused=((HALF, FARTHER),)), doc(), QUARTER),
     "stopped": (doc(refused=((HALF, MET),)), doc(), "met the goal of 5x"),
   },

@@ -71,6 +71,25 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-drop", metavar="0.5", help="points of the score (0.5), or relative (1%%)")
     parser.add_argument("--max-latency", metavar="3ms", help="reject what is slower at the median")
     parser.add_argument("--max-size", metavar="1MB", help="reject what is larger on disk")
+    declare_recipes(parser)
+    parser.add_argument(
+        "--objective",
+        choices=("latency", "size", "memory"),
+        default="latency",
+        help="what shall be least inside the budget (default: latency)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="0.95",
+        help="how sure it has to be that no more is lost; 0.5 takes the drop as it was measured",
+    )
+    declare_help(parser)
+    declare_run(parser)
+
+
+def declare_recipes(parser: argparse.ArgumentParser) -> None:
+    """What is tried beside those that are listed."""
     parser.add_argument(
         "--mixed",
         type=int,
@@ -93,20 +112,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="of those that train, N are looked at with a tenth of the training for each that is tried; "
         "0 for none (default: 3)",
     )
-    parser.add_argument(
-        "--objective",
-        choices=("latency", "size", "memory"),
-        default="latency",
-        help="what shall be least inside the budget (default: latency)",
-    )
-    parser.add_argument(
-        "--confidence",
-        type=float,
-        metavar="0.95",
-        help="how sure it has to be that no more is lost; 0.5 takes the drop as it was measured",
-    )
-    declare_help(parser)
-    declare_run(parser)
 
 
 def declare_help(parser: argparse.ArgumentParser) -> None:
