@@ -8,14 +8,19 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from trials import BASE
 
 import karui
 from karui import journal, presets
 from karui.bench.rounds import Pace
-from karui.optimize import Settings
+from karui.optimize import Settings, try_all
+from karui.optimize.plan import Composed, Plan, allowed_points
 from karui.optimize.prepare import prepare
 from karui.optimize.screening import EFFORT, lowered
+from karui.optimize.workshop import Workshop
+from karui.process import Limits
 from karui.report.explain import explain, text
+from karui.search.enumerate import Aim
 from karui.space import Axis, Space
 
 CUTS = Axis("channels", tuple(f"prune_channels:macs={m}" for m in (0.35, 0.2, 0.01)), ordered=True)
@@ -163,7 +168,11 @@ def test_a_run_that_is_killed_while_it_screens_goes_on_to_the_same_end_and_repea
 
 @pytest.mark.gate
 def test_no_look_is_taken_when_the_time_is_up(task, tmp_path):
-    budget = karui.Budget(max_drop=2.0, objective="size", time_s=0.0)
-    settings = Settings(recipes=("fp32@torch_eager",), search=1, screen=3, pace=SHORT, final=SHORT)
-    result = karui.optimize(task, budget=budget, out=tmp_path / "run", settings=settings)
-    assert len(result.facts["trials"]) == 1 and not events(tmp_path / "run", "screened")
+    job = prepare(task, karui.Target("cpu"), karui.Budget(max_drop=2.0, time_s=0.0), tmp_path / "run")
+    search = Composed(SPACE, allowed_points(job, SPACE), Aim(job.allowed), 1, 3)
+    search.hear({"event": "field", "recipes": [HOPELESS], "beside": [], "places": 1})
+    plan = Plan([], named=False, mixed=0, composed=search)
+    assert plan.next([BASE]) is None and str(plan.to_screen) == HOPELESS
+    with Workshop(job, Limits()) as workshop:
+        assert try_all(workshop, plan, None, [BASE], Settings()) == []
+    assert not search.known and not (tmp_path / "run").exists()
