@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import optuna
@@ -21,6 +21,7 @@ from karui.search.screen import Screened, expected, left
 from karui.space import Point, Space
 
 AS_IF = -1.0  # of ``missed``: what is being tried is taken for usual in cost, and within the budget
+VAIN = 8  # times at most that it may ask for what there is not
 HOPELESS = 3.0  # of ``missed``: what failed is as bad as a drop of twenty times the budget
 
 
@@ -47,35 +48,52 @@ def propose(
     costs |= {point: log_cost(trial, aim.objective) for point, trial in known.items()}
     missing = {point: guessed(one, share, aim.drop) for point, one in others.items()}
     missing |= {point: missed(trial, aim.drop) for point, trial in known.items()}
-    return nearest(space, asked(space, costs, missing, pending, aim.seed), free)
+    figures = {point: (costs[point], missing[point]) for point in costs}
+    ways = {point[-2:] for point in allowed}
+    return nearest(space, asked(space, figures, ways, pending, aim.seed), free)
 
 
 def asked(
     space: Space,
-    costs: Mapping[Point, float | None],
-    missing: Mapping[Point, float],
+    known: Mapping[Point, tuple[float | None, float]],
+    ways: Collection[Point],
     pending: Sequence[Point],
     seed: int,
 ) -> Point:
-    """What the sampler would try, which may be known or forbidden."""
+    """What the sampler would try, which may be known.
+
+    known: costs (None where there is none) and by how much the budget was missed. ways: precisions and
+    runtimes that go together. Told nothing of the others it asks for them again and again: what is never
+    tried never disappoints. So what it asks for in vain is told as failed.
+    """
+    costs = [cost for cost, _ in known.values() if cost is not None]
+    worst, usual = max(costs, default=0.0), statistics.fmean(costs or [0.0])
+    told = {point: (worst if cost is None else cost, drop) for point, (cost, drop) in known.items()}
+    told |= dict.fromkeys(pending, (usual, AS_IF))
+    number = seed + len(told)
+    point = asked_once(space, told, number)
+    for _ in range(VAIN):
+        if point[-2:] in ways:
+            break
+        told[point] = worst, HOPELESS
+        point = asked_once(space, told, number)
+    return point
+
+
+def asked_once(space: Space, told: Mapping[Point, tuple[float, float]], seed: int) -> Point:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        number = seed + len(costs) + len(pending)
-        sampler = optuna.samplers.GPSampler(seed=number, n_startup_trials=1)
+        sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
     levels = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        study = optuna.create_study(sampler=sampler)
-        kinds = distributions(space)
-        told = [value for value in costs.values() if value is not None]
-        worst, usual = max(told, default=0.0), statistics.fmean(told or [0.0])
-        known = {point: (worst if value is None else value, missing[point]) for point, value in costs.items()}
-        for point, (value, drop) in (known | dict.fromkeys(pending, (usual, AS_IF))).items():
+        study, kinds = optuna.create_study(sampler=sampler), distributions(space)
+        for point, (cost, drop) in told.items():
             study.add_trial(
                 optuna.trial.create_trial(
                     params=dict(zip(kinds, choices(space, point), strict=True)),
                     distributions=kinds,
-                    value=value,
+                    value=cost,
                     constraints={"drop": drop},
                 )
             )
