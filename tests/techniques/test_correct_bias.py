@@ -12,8 +12,9 @@ from karui.errors import UsageError
 from karui.graph.call import run_all, signature_of
 from karui.graph.ranges.profiles import weight_bits
 from karui.graph.ranges.table import Range, Table
+from karui.graph.trace import Walk
 from karui.techniques import Given
-from karui.techniques.correct_bias import CorrectBias
+from karui.techniques.correct_bias import CorrectBias, Correcting
 
 
 class Net(nn.Module):
@@ -70,6 +71,34 @@ def test_means_of_the_rounded_model_are_those_of_the_float_model(seed, bits):
     for name, part in model.named_parameters():
         if part.ndim > 1:
             assert torch.equal(part, done.model.get_parameter(name))
+
+
+def test_one_pass_gives_what_a_pass_for_each_layer_gives(monkeypatch):
+    torch.manual_seed(0)
+    rows = torch.randn(64, 2, 6, 6)
+    given = given_for(net(rows), rows)
+    torch.manual_seed(0)
+    model = net(rows)
+    one = CorrectBias(bits=4).apply(copy.deepcopy(model), given)
+    monkeypatch.setattr("karui.techniques.correct_bias.HELD_BYTES", 0)
+    monkeypatch.setattr(Correcting, "sweep", None)
+    many = CorrectBias(bits=4).apply(copy.deepcopy(model), given)
+    assert one.touched == many.touched
+    for name, part in one.model.named_parameters():
+        torch.testing.assert_close(part, many.model.get_parameter(name), rtol=1e-5, atol=1e-6)
+
+
+def test_the_passes_do_not_grow_with_the_layers(monkeypatch):
+    rows, count = torch.randn(32, 4), []
+    whole = Walk.steps
+    monkeypatch.setattr(Walk, "steps", lambda walk, *inputs: count.append(1) or whole(walk, *inputs))
+    found = []
+    for depth in (2, 8):
+        count.clear()
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth))).eval()
+        assert len(CorrectBias(bits=3).apply(model, given_for(model, rows)).touched) == depth
+        found.append(len(count))
+    assert found[0] == found[1]
 
 
 def test_what_is_told():

@@ -26,7 +26,7 @@ from karui.graph.trace import trace
 from karui.numerics import Numerics
 from karui.runtimes import Source
 from karui.techniques import Applied, Given
-from karui.techniques.round_weights import RoundWeights
+from karui.techniques.round_weights import Rounding, RoundWeights
 
 
 def given_for(model: nn.Module, rows: torch.Tensor) -> Given:
@@ -62,6 +62,22 @@ class Net(nn.Module):
         x = torch.relu(self.grouped(torch.relu(self.depthwise(x))))
         x = torch.relu(self.up(x)).mean((2, 3))
         return self.head(torch.relu(self.line(torch.relu(self.line(x)))))
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+def test_one_pass_gives_what_a_pass_for_each_layer_gives(method, monkeypatch):
+    torch.manual_seed(0)
+    rows = torch.randn(32, 2, 8, 8)
+    model = Net()
+    model(rows)
+    model.eval()
+    one = applied(model, rows, method=method, bits=4, rounds=50)
+    monkeypatch.setattr("karui.techniques.round_weights.HELD_BYTES", 0)
+    monkeypatch.setattr(Rounding, "sweep", None)
+    many = applied(model, rows, method=method, bits=4, rounds=50)
+    assert one.touched == many.touched and one.skipped == many.skipped
+    for name, part in one.model.named_parameters():
+        torch.testing.assert_close(part, many.model.get_parameter(name), rtol=1e-5, atol=1e-5)
 
 
 def net(rows: torch.Tensor) -> nn.Module:

@@ -1,14 +1,15 @@
 """Layers by their stored weights, one after the other: what each reads now, and what it ought to answer.
 
 The inputs are those of the model as it stands, with the layers before changed already; the outputs those
-of the original. The graphs are run again for every layer, no further than to it, so that memory holds one
-batch and the second moments of one layer.
+of the original. Either the graphs are run again for every layer, no further than to it, so that memory holds
+one batch and the second moments of one layer; or, where the values of all batches at one place take less than
+``HELD_BYTES``, once for all of the layers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 LINEAR = torch.ops.aten.linear
 BATCH = 32
+HELD_BYTES = 1 << 31  # of values held to go through many layers in one pass; beyond, each takes its own
 UNFOLDED_BYTES = 1 << 26  # of a layer's inputs, unfolded, that are held at a time
 
 
@@ -132,6 +134,14 @@ def moments_of(
                     [-1] + [1] * (0 if packet(node) is LINEAR else node.meta["val"].ndim - 2)
                 )
             add(halves[number % 2], node, checked(given[source_of(node)], node.name), y)
+    return halves
+
+
+def moments_at(layer: Layer, node: Node, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Moments, Moments]:
+    """The same from what ``node`` reads now and what it answered in the original, batch after batch."""
+    halves = (Moments(layer.bias is not None), Moments(layer.bias is not None))
+    for number, (x, y) in enumerate(pairs):
+        add(halves[number % 2], node, checked(x, node.name), y)
     return halves
 
 

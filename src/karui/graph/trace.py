@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,26 @@ class Walk(Interpreter):
                 yield node, args, kwargs, self.env[node]
                 for done in self.user_to_last_uses.get(node, []):
                     del self.env[done]
+
+
+Step = tuple[Node, tuple[Any, ...], Mapping[str, Any], Any]
+
+
+def in_step(graph: GraphModule, data: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Step, ...]]:
+    """Runs a graph on several batches at once, each node on all of them before the next.
+
+    What is changed in place, results too, is what later nodes read. Call it without gradients.
+    """
+    return zip(*(Walk(graph).steps(*inputs) for inputs in data))
+
+
+def held_bytes(graph: GraphModule, inputs: tuple[Tensor, ...]) -> int:
+    """Of computed values that are held at a time, at most, when the graph runs on ``inputs``."""
+    walk, most = Walk(graph), 0
+    for _ in walk.steps(*inputs):
+        held = [value for node, value in walk.env.items() if node.op != "get_attr"]
+        most = max(most, sum(one.nbytes for one in held if isinstance(one, Tensor)))
+    return most
 
 
 def module_of(node: Node) -> str:

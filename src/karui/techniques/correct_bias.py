@@ -8,8 +8,10 @@ empirical form).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import groupby
 from typing import Any, final
 
 import torch
@@ -20,14 +22,14 @@ from karui.errors import UsageError
 from karui.graph.biases import give_biases, take_back
 from karui.graph.consumers import tensor_at
 from karui.graph.flow import output_axis
-from karui.graph.layerwise import Layer, find_layers, samples
+from karui.graph.layerwise import HELD_BYTES, Layer, find_layers, samples
 from karui.graph.ranges.calibrate import calibrate
 from karui.graph.ranges.insert import OP, insert
 from karui.graph.ranges.places import Profile
 from karui.graph.ranges.profiles import weight_bits
 from karui.graph.ranges.table import Range, Table, signed
-from karui.graph.spread import Spread, spreads
-from karui.graph.trace import trace, twin_of
+from karui.graph.spread import Spread, spread_of, spreads
+from karui.graph.trace import held_bytes, in_step, trace, twin_of
 from karui.numerics import Numerics
 from karui.techniques import Applied, Given, Technique
 
@@ -103,22 +105,48 @@ class Correcting:
     def run(self) -> None:
         axes = {node.name: output_axis(node) for layer in self.layers for node in layer.nodes}
         wanted = spreads(self.graph, self.data, axes)  # before any bias changes
-        for layer in self.layers:
-            if layer.bias is None:
-                self.skipped[layer.owner] = "it has no bias of its own, and no place for one"
+        without = "it has no bias of its own, and no place for one"
+        self.skipped |= {layer.owner: without for layer in self.layers if layer.bias is None}
+        small = held_bytes(self.rounded, self.data[0]) * len(self.data) <= HELD_BYTES
+        ready = [layer for layer in self.layers if layer.bias is not None]
+        for at_once, some in groupby(ready, lambda layer: small and len(layer.nodes) == 1):
+            if at_once:
+                self.sweep(list(some), wanted)
             else:
-                self.correct(layer, wanted)
+                for layer in some:
+                    self.correct(layer, wanted)
+
+    def sweep(self, layers: Sequence[Layer], wanted: Mapping[str, Spread]) -> None:
+        """Correct layers that are each called once, in one pass over all of the data in step."""
+        left = {layer.nodes[0].name: layer for layer in layers}
+        for steps in in_step(self.rounded, self.data):
+            node = steps[0][0]
+            if node.name not in left:
+                continue
+            axis = output_axis(node)
+            found = reduce(Spread.plus, [spread_of(value, axis) for *_, value in steps])
+            shift = self.move(left.pop(node.name), [wanted[node.name]], [found])
+            for *_, value in steps:
+                value.add_(shift.reshape([-1 if i == axis % value.ndim else 1 for i in range(value.ndim)]))
+            if not left:
+                break
 
     def correct(self, layer: Layer, wanted: Mapping[str, Spread]) -> None:
-        assert layer.bias is not None
         found = spreads(self.rounded, self.data, {node.name: output_axis(node) for node in layer.nodes})
-        shift = torch.stack([wanted[name].mean - found[name].mean for name in found]).mean(0)
-        size = torch.stack([wanted[name].power for name in found]).mean(0).sqrt()
+        self.move(layer, [wanted[name] for name in found], list(found.values()))
+
+    def move(self, layer: Layer, wanted: Sequence[Spread], found: Sequence[Spread]) -> Tensor:
+        """Shift the layer's bias, in both models; tells by how much."""
+        assert layer.bias is not None
+        shift = torch.stack([right.mean - now.mean for right, now in zip(wanted, found)]).mean(0)
+        size = torch.stack([one.power for one in wanted]).mean(0).sqrt()
         share = float((shift.abs() / size.clamp(min=1e-12)).amax())
-        if share > SMALLEST:
-            for graph in (self.graph, self.rounded):
-                tensor_at(graph, layer.bias).add_(shift.float())
-            self.moved[layer.owner] = share
+        if share <= SMALLEST:
+            return torch.zeros_like(shift).float()
+        for graph in (self.graph, self.rounded):
+            tensor_at(graph, layer.bias).add_(shift.float())
+        self.moved[layer.owner] = share
+        return shift.float()
 
     def facts(self) -> dict[str, Any]:
         return {"bits": self.options.grid_bits, "corrected": len(self.moved), "largest_shift": self.moved}

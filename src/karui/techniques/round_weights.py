@@ -8,8 +8,9 @@ handed on to the INT8 runtimes, which then store these very integers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal, final
 
 import torch
@@ -19,13 +20,22 @@ from karui.errors import UsageError
 from karui.graph.biases import give_biases, take_back
 from karui.graph.consumers import tensor_at
 from karui.graph.gram import Moments, centred, refit
-from karui.graph.layerwise import Layer, find_layers, moments_of, owner_of, samples
+from karui.graph.layerwise import (
+    HELD_BYTES,
+    Layer,
+    find_layers,
+    moments_at,
+    moments_of,
+    other,
+    owner_of,
+    samples,
+)
 from karui.graph.ranges import rounding
 from karui.graph.ranges.observers import per_channel
 from karui.graph.ranges.profiles import weight_bits
 from karui.graph.ranges.table import Range, Table, signed
 from karui.graph.sparse import Problem, problem_of, settled
-from karui.graph.trace import ROOT, Trace, trace, twin_of
+from karui.graph.trace import ROOT, Trace, held_bytes, in_step, trace, twin_of
 from karui.techniques import Applied, Given, Technique
 
 
@@ -104,13 +114,48 @@ class Rounding:
         self.ranges: dict[str, Range] = {}
 
     def run(self) -> None:
-        for layer in self.layers:
-            if layer.path in self.known and self.known[layer.path].learned:
-                self.skipped[layer.owner] = "its weight was rounded or trained for a grid already"
-            elif self.options.learns and layer.unfolds:
-                self.learn(layer)
+        small = self.options.learns and self.bytes() <= HELD_BYTES
+        for at_once, some in groupby(self.layers, lambda layer: small and self.passes(layer)):
+            if at_once:
+                self.sweep(list(some))
             else:
-                self.to_nearest(layer)
+                for layer in some:
+                    self.round(layer)
+
+    def bytes(self) -> int:
+        """What a pass over all of the data in step holds, of the model and of the original."""
+        return 2 * held_bytes(self.graph, self.data[0]) * len(self.data)
+
+    def passes(self, layer: Layer) -> bool:
+        """Whether a layer can be learned on the way of such a pass: it is called once, with its own bias."""
+        once = len(layer.nodes) == 1 and not other(layer, layer.nodes[0])
+        return once and layer.unfolds and not self.settled(layer)
+
+    def settled(self, layer: Layer) -> bool:
+        return layer.path in self.known and self.known[layer.path].learned
+
+    def sweep(self, layers: Sequence[Layer]) -> None:
+        """Learn layers in one pass over all of the data; each is computed again once it is rounded."""
+        left = {layer.nodes[0].name: layer for layer in layers}
+        for now, wanted in zip(*(in_step(graph, self.data) for graph in (self.graph, self.original))):
+            node = now[0][0]
+            layer = left.pop(node.name, None)
+            if layer is None:
+                continue
+            pairs = [(args[0], y) for (_, args, _, _), (*_, y) in zip(now, wanted)]
+            self.learn(layer, moments_at(layer, node, pairs))
+            for _, args, kwargs, value in now:
+                value.copy_(node.target(*args, **kwargs))
+            if not left:
+                break
+
+    def round(self, layer: Layer) -> None:
+        if self.settled(layer):
+            self.skipped[layer.owner] = "its weight was rounded or trained for a grid already"
+        elif self.options.learns and layer.unfolds:
+            self.learn(layer, moments_of(layer, self.graph, self.original, self.data))
+        else:
+            self.to_nearest(layer)
 
     def to_nearest(self, layer: Layer) -> None:
         weight = tensor_at(self.graph, layer.names[0])
@@ -118,10 +163,9 @@ class Rounding:
         shape = [-1 if i == layer.axis else 1 for i in range(weight.ndim)]
         weight.copy_(rounding.nearest(weight, scale.reshape(shape), self.grid) * scale.reshape(shape))
 
-    def learn(self, layer: Layer) -> None:
+    def learn(self, layer: Layer, halves: tuple[Moments, Moments]) -> None:
         """Fit the weights to the inputs as they now are, and round them."""
         weight = tensor_at(self.graph, layer.names[0])
-        halves = moments_of(layer, self.graph, self.original, self.data)
         bias = None if layer.bias is None else tensor_at(self.graph, layer.bias)
         wanted = fitted(problem_of(self.graph, layer, halves))
         scale = self.settle(layer, wanted[..., : weight[0].numel()].reshape(weight.shape).float())

@@ -49,7 +49,8 @@ class Profile:
     multiplies two activations in INT8. bias: "int32" where it wants it so, else "float". per_channel: a scale
     of each output of a weight, or one. moved: whether a tensor that was only moved is put on its grid again,
     or the runtime carries integers along by itself. unread: whether operations between are computed on
-    integers also where nothing reads them so.
+    integers also where nothing reads them so; matrices: or else at least the results of linear layers on
+    matrices that they read are on a grid.
     """
 
     activations: Grid = U8
@@ -62,6 +63,7 @@ class Profile:
     clamped: bool = False
     moved: bool = True
     unread: bool = True
+    matrices: bool = False
     answers: bool = False
 
     def grid_of(self, role: str) -> Grid:
@@ -175,11 +177,23 @@ def rounded(graph: GraphModule, profile: Profile, numerics: Numerics) -> dict[No
             choose(closing(node), chosen, profile)
     read = read_on_a_grid(graph, chosen, profile)
     for node in graph.graph.nodes:
-        between = packet(node) in profile.between and is_float(node) and joins(node, chosen, numerics)
-        if between and (profile.unread or closing(node) in read):
-            for part in [*readings(node), *([] if is_answer(closing(node)) else [closing(node)])]:
+        if packet(node) in profile.between and is_float(node) and joins(node, chosen, numerics):
+            for part in between(node, read, profile):
                 choose(part, chosen, profile)
     return chosen
+
+
+def between(node: Node, read: Collection[Node], profile: Profile) -> list[Node]:
+    """What an operation between layers wants on a grid: all that it reads and gives, or a part of that."""
+    if profile.unread or closing(node) in read:
+        return [*readings(node), *([] if is_answer(closing(node)) else [closing(node)])]
+    return [part for part in readings(node) if profile.matrices and multiplies_matrices(part)]
+
+
+def multiplies_matrices(node: Node) -> bool:
+    """Whether it is what a linear layer gives for rows of features, with no other axis; moved or not."""
+    source = root(node)
+    return packet(source) is aten.linear and source.meta["val"].ndim == 2
 
 
 def read_on_a_grid(graph: GraphModule, chosen: Collection[Node], profile: Profile) -> set[Node]:

@@ -15,13 +15,16 @@ aten = torch.ops.aten
 
 
 def onnxruntime(*, saturates: bool, per_channel: bool = True) -> Profile:
-    """As OpenVINO, with biases as integers; also every sum, move and layer with a clamp is on a grid."""
+    """As OpenVINO, with biases as integers; every move and layer with a clamp is on a grid too.
+
+    So are results of ``Gemm`` before a sum, which would be computed in float else.
+    """
     return dataclasses.replace(
         openvino(saturates=saturates, per_channel=per_channel),
         bias="int32",
         clamped=True,
         moved=True,
-        unread=True,
+        matrices=True,
     )
 
 
