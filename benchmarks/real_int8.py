@@ -39,6 +39,7 @@ ORT, OV = "int8@onnxruntime", "int8@openvino"
 PEERS = {f"{ORT}:quantizer=onnxruntime": "ONNX Runtime's own", f"{OV}:quantizer=nncf": "NNCF"}
 BOTH = ("fp32@onnxruntime", ORT, OV, *PEERS)
 DYNAMIC = "int8_dynamic@onnxruntime"
+CORRECTED = "fold_norm + round_weights:method=gptq + correct_bias"
 FLOAT_LSTM = "int8_dynamic[lstm.weight_hh_l0=fp32]@onnxruntime"
 TASKS = {
     "fashion": (
@@ -50,7 +51,7 @@ TASKS = {
     "vowels": ("benchmarks.real.vowels:task", (*BOTH, DYNAMIC)),
     "efficientnet": (
         "benchmarks.real.efficientnet:task",
-        (*BOTH, f"{ORT}:per_channel=false"),
+        (*BOTH, f"{ORT}:per_channel=false", f"{CORRECTED} + {ORT}", f"{CORRECTED} + {OV}"),
     ),
     "voices": ("benchmarks.real.voices:task", ("fp32@onnxruntime", DYNAMIC, FLOAT_LSTM)),
 }
