@@ -13,6 +13,7 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 SOURCE, CODE = ".cpp", ".so"
+ELF = b"\x7fELF"
 
 
 def lean(path: Path) -> int:
@@ -42,6 +43,9 @@ def copy(whole: ZipFile, entry: ZipInfo, kept: ZipFile, scratch: Path) -> None:
 
 
 def strip(library: Path) -> None:
-    """Take the inner names out, where the tool for it is there; it comes with the linker."""
-    if tool := shutil.which("strip"):
+    """Take the inner names out, where the tool for it is there; it comes with the linker of Linux."""
+    tool = shutil.which("strip")
+    with library.open("rb") as file:
+        known = file.read(len(ELF)) == ELF
+    if tool and known:
         subprocess.run([tool, "--strip-unneeded", str(library)], check=True, capture_output=True)
