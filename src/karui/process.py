@@ -184,10 +184,11 @@ class Child:
 def family(pid: int) -> list[int]:
     """A process and those that it and they have started; only itself where the system does not tell."""
     found = [pid]
-    for parent in found:  # grows while it is walked
-        for path in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, path.read_text().split())
+    for parent in found:  # grows while it is walked, and each may end meanwhile
+        with contextlib.suppress(OSError):
+            for path in Path(f"/proc/{parent}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    found += map(int, path.read_text().split())
     return found
 
 

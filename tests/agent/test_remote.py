@@ -169,10 +169,10 @@ def test_a_session_makes_an_opening_again_when_the_pipe_dropped(home, tmp_path):
                 machine.connection.process.kill()
             return found
 
-        rounds = session(fresh, [("large", "small")], Pace(6, 8, 0.5, openings=2), seed=0)
+        rounds = session(fresh, [("large", "small")], Pace(6, 8, 0.5, openings=4), seed=0)
         assert rounds.failed == {}
-        assert len(rounds.blocks_s["large"]) == 2
-        assert next(number) == 3
+        assert len(rounds.blocks_s["large"]) == 4
+        assert next(number) == 5
         assert rounds.ratio("large", "small", 0).verdict == "faster"
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from karui.errors import BuildFailed, MeasureFailed, Unsupported
 from karui.journal import start_time
-from karui.process import Child, Limits, environment
+from karui.process import Child, Limits, environment, family
 
 CHILD = """
 import ctypes, os, subprocess, sys, time
@@ -172,3 +174,25 @@ def test_threads_are_set_alike_for_every_library():
     found = environment(3)
     assert {found[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {"3"}
     assert found["PATH"] == os.environ["PATH"]
+
+
+def test_a_process_that_ends_while_its_family_is_looked_for_is_alone(monkeypatch):
+    """Between the question whether /proc has it and the answer it may be gone."""
+
+    def gone(self, pattern):
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert family(12345) == [12345]
+
+
+def test_a_family_is_told_with_all_that_were_started():
+    with subprocess.Popen(["sh", "-c", "sleep 30 & wait"]) as parent:
+        try:
+            until = time.monotonic() + 10
+            while len(found := family(parent.pid)) < 2 and time.monotonic() < until:
+                time.sleep(0.01)
+            assert found[0] == parent.pid and len(found) == 2
+        finally:
+            for pid in reversed(family(parent.pid)):
+                os.kill(pid, signal.SIGKILL)
