@@ -102,13 +102,19 @@ def students(names: Sequence[str], seeds: Sequence[int]) -> None:
             options = dataclasses.replace(base, loss=kind, distill=0.9)
             runs = [taught(case, dataclasses.replace(options, seed=seed)) for seed in seeds]
             found = [score for score, _ in runs]
-            gains = [one - other for one, other in zip(found, alone)]
-            error = 2 * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.nan
+            mean, error = gain(found, alone)
             print(
                 f"| {name} | {NETS[name]:,} | {accuracy(case.model, case):.2f} | {spread(alone)} | "
-                f"{kind} | {spread(found)} | {statistics.mean(gains):+.2f} | {error:.2f} | "
+                f"{kind} | {spread(found)} | {mean:+.2f} | {error:.2f} | "
                 f"{statistics.mean(seconds for _, seconds in runs):.0f} |"
             )
+
+
+def gain(found: Sequence[float], alone: Sequence[float]) -> tuple[float, float]:
+    """Mean of the differences, seed by seed, and twice its standard error."""
+    gains = [one - other for one, other in zip(found, alone, strict=True)]
+    error = 2 * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.nan
+    return statistics.mean(gains), error
 
 
 def taught(case: Case, options: Distill) -> tuple[float, float]:

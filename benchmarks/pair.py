@@ -9,11 +9,9 @@ their labels alone, by both, and by the teacher alone. Needs ``python -m benchma
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Sequence
 
 import torch
-from benchmarks.distill import SEEDS, spread
+from benchmarks.distill import SEEDS, gain, spread
 from benchmarks.real import crepe
 from torch import Tensor, nn
 
@@ -35,9 +33,8 @@ def main() -> None:
     found: dict[str, list[float]] = {}
     for way, weight in WAYS.items():
         found[way] = [share(taught(task, weight, seed), task.confirm) for seed in args.seeds]
-        print(
-            f"| tiny, {way} | {spread(found[way])} | {gain(found[way], found['labels alone'])} |", flush=True
-        )
+        mean, error = gain(found[way], found["labels alone"])
+        print(f"| tiny, {way} | {spread(found[way])} | {mean:+.2f} ({error:.2f}) |", flush=True)
 
 
 def taught(task: karui.Task, weight: float, seed: int) -> nn.Module:
@@ -55,13 +52,6 @@ def share(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
     frames, bins = data
     scores = torch.cat([model(part) for part in frames.split(50)])
     return 100 * float(crepe.in_tune(scores.numpy(), bins.numpy()).mean())
-
-
-def gain(found: Sequence[float], alone: Sequence[float]) -> str:
-    """Mean of the differences, seed by seed, and twice its standard error."""
-    gains = [one - other for one, other in zip(found, alone, strict=True)]
-    error = 2 * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-    return f"{statistics.mean(gains):+.2f} ({error:.2f})"
 
 
 WORDS = f"""# A released teacher and its small sibling

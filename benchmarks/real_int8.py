@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import json
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.int8 import SIDE_BY_SIDE
+from benchmarks.networks.tasks import task_at
 
 import karui
 from karui.artifact import Artifact, load_artifact
@@ -99,8 +99,7 @@ def make(name: str) -> None:
     home, (place, recipes) = HOME / name, TASKS[name]
     if (home / "outcomes.npz").is_file():
         return
-    module, _, function = place.partition(":")
-    task = getattr(importlib.import_module(module), function)()
+    task = task_at(place)
     if not (home / "built.json").is_file():
         shutil.rmtree(home, ignore_errors=True)
         built = karui.quantize(task, recipes, home)

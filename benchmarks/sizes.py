@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.tradeoff import task_at
+from benchmarks.networks.tasks import task_at
 
 import karui
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.networks.tasks import task_at
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -120,12 +120,6 @@ def minilm() -> karui.Task:
     task = task_at("benchmarks.real.minilm:task")
     task.model.requires_grad_(True)
     return task
-
-
-def task_at(place: str) -> karui.Task:
-    module, _, function = place.partition(":")
-    found: karui.Task = getattr(importlib.import_module(module), function)()
-    return found
 
 
 def recipes(case: Case) -> list[str]:

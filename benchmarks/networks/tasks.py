@@ -6,6 +6,7 @@ From the root of the repository: ``karui optimize benchmarks.networks.tasks:fash
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.data import DATA, DataError, load
@@ -76,6 +77,13 @@ def task(name: str, root: Path = DATA) -> Task:
         name=f"{name} on {data}",
         classes=CLASSES if data == "fashion-mnist" else tuple("0123456789"),
     )
+
+
+def task_at(place: str) -> Task:
+    """What the function at ``module:function`` gives."""
+    module, _, function = place.partition(":")
+    found: Task = getattr(import_module(module), function)()
+    return found
 
 
 def checkpoint(name: str) -> nn.Module:

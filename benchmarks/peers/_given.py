@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.networks.tasks import task_at
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
@@ -75,9 +74,7 @@ def given(name: str, out: Path) -> Given:
 
 
 def task_of(name: str) -> karui.Task:
-    module, _, function = TASKS[name].partition(":")
-    make: Callable[[], karui.Task] = getattr(import_module(module), function)
-    return make()
+    return task_at(TASKS[name])
 
 
 def test_of(task: karui.Task) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -16,9 +16,8 @@ SOURCE, CODE = ".cpp", ".so"
 ELF = b"\x7fELF"
 
 
-def lean(path: Path) -> int:
-    """Rewrite a ``.pt2`` package so; gives how many bytes it became smaller."""
-    before = path.stat().st_size
+def lean(path: Path) -> None:
+    """Rewrite a ``.pt2`` package so."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         with ZipFile(path) as whole, ZipFile(made, "w") as kept:
@@ -26,7 +25,6 @@ def lean(path: Path) -> int:
                 if not entry.filename.endswith(SOURCE):
                     copy(whole, entry, kept, Path(scratch))
         made.replace(path)
-    return before - path.stat().st_size
 
 
 def copy(whole: ZipFile, entry: ZipInfo, kept: ZipFile, scratch: Path) -> None:
