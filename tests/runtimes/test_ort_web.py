@@ -191,14 +191,17 @@ def test_times_are_taken_in_the_page_and_not_on_the_way_to_it(net, page):
     """A call is much shorter than the way; several go into a sample, so that the clock's step is nothing."""
     predict, rows = page("fp32"), rows_of(net[1], 1)
     predict.timed(rows, 200)
+    start = time.perf_counter()
     samples = predict.timed(rows, 200)
+    assert time.perf_counter() - start >= 0.49e-3 * len(
+        samples
+    )  # a sample lasts 100 steps of 5 us, or nearly
     assert all(sample > 0 for sample in samples)
     start = time.perf_counter()
     for _ in range(50):
         predict(rows)
     there_and_back = (time.perf_counter() - start) / 50
     assert sorted(samples)[len(samples) // 2] < 0.5 * there_and_back
-    assert np.median(samples) * (200 / len(samples)) >= 0.4e-3  # a sample lasts 100 steps of 5 us, or nearly
 
 
 def test_what_was_asked_in_between_does_not_change_what_is_timed(net, page):

@@ -8,7 +8,7 @@ const ARRAYS = {
 };
 const SAMPLE_MS = 0.5; // 100 steps of the clock: shorter calls are timed several in a row
 
-let ort, session, names, feeds, callMs = 0;
+let ort, session, names, feeds;
 
 const karui = {
   async open({ bundle, provider, threads }) {
@@ -45,15 +45,18 @@ const karui = {
 
   // Seconds of a call, one number a sample; a sample is the mean of as many calls as the clock needs.
   async timed(calls) {
-    const each = Math.max(1, callMs ? Math.ceil(SAMPLE_MS / callMs) : 1);
     const samples = [];
-    for (let done = 0; done < calls; done += each) {
+    for (let done = 0; done < calls; ) {
       const start = performance.now();
-      for (let i = 0; i < each; i++) await session.run(feeds);
-      samples.push((performance.now() - start) / each);
+      let each = 0, ms = 0;
+      for (; ms < SAMPLE_MS; each++) {
+        await session.run(feeds);
+        ms = performance.now() - start;
+      }
+      samples.push(ms / each / 1000);
+      done += each;
     }
-    callMs = samples.toSorted((one, other) => one - other)[samples.length >> 1];
-    return samples.map((ms) => ms / 1000);
+    return samples;
   },
 };
 globalThis.karui = karui;
