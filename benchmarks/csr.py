@@ -8,6 +8,7 @@ Networks of random weights: only time is looked at, end to end, by karui's own b
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -18,7 +19,14 @@ import karui
 from karui.optimize import Settings
 from karui.target import Target
 
-WAYS = ("fp32@torch_eager", "fp32@torch_eager:sparse=true", "fp32@onnxruntime", "fp32@openvino")
+SPARSE = "fp32@torch_eager:sparse=true"
+WAYS = (
+    ("any", "fp32@torch_eager"),
+    ("any", SPARSE),
+    ("4x4", SPARSE),
+    ("any", "fp32@onnxruntime"),
+    ("any", "fp32@openvino"),
+)
 
 
 class FeedForward(nn.Module):
@@ -44,7 +52,7 @@ def measured(model: nn.Module, shape: tuple[int, ...], zeros: float, batch: int)
     x = torch.randn(256, *shape, generator=torch.Generator().manual_seed(0))
     task = karui.Task(model.eval(), x[:4], calibrate=[x], select=[x], score="agreement")
     step = f"prune_weights:sparsity={zeros},importance=l1,scope=layer,compensate=false"
-    recipes = tuple(f"{step} + {way}" for way in WAYS)
+    recipes = tuple(f"{step},pattern={json.dumps(pattern)} + {way}" for pattern, way in WAYS)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         found = karui.optimize(
@@ -62,7 +70,8 @@ def main() -> None:
     print("Speed over the dense network in eager PyTorch, one thread, 95 % intervals;")
     print("made by `python -m benchmarks.csr`.")
     for name, (model, shape) in networks().items():
-        print(f"\n## {name}\n\n| zeros | batch | runtime | vs dense eager | |\n|--:|--:|---|---|---|")
+        print(f"\n## {name}\n\n| zeros | pattern | batch | runtime | vs dense eager | |")
+        print("|--:|---|--:|---|---|---|")
         for zeros in args.zeros:
             for batch in args.batches:
                 for trial in measured(model, shape, zeros, batch):
@@ -70,10 +79,11 @@ def main() -> None:
 
 
 def row(zeros: float, batch: int, trial: dict) -> None:
-    ratio, way = trial.get("speedup"), trial["recipe"].rpartition(" + ")[2]
+    ratio, (step, _, way) = trial.get("speedup"), trial["recipe"].rpartition(" + ")
+    pattern = "4x4" if "4x4" in step else "any"
     speed = f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else ""
     told = trial["executed"].get("detail", "") if ratio else trial["reason"]
-    print(f"| {zeros:.0%} | {batch} | `{way}` | {speed} | {told} |", flush=True)
+    print(f"| {zeros:.0%} | {pattern} | {batch} | `{way}` | {speed} | {told} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,25 +24,35 @@ SPARSE = TorchEager(sparse=True)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.booleans(), st.floats(0, 1))
-def test_products_are_those_of_the_dense_weight(outputs, inputs, tokens, biased, zeros):
+@given(
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from([1, 4, 8]),
+    st.integers(1, 3),
+    st.booleans(),
+    st.floats(0, 1),
+)
+def test_products_are_those_of_the_dense_weight(rows, columns, block, tokens, biased, zeros):
     torch.manual_seed(0)
-    weight = torch.randn(outputs, inputs) * (torch.rand(outputs, inputs) >= zeros)
+    stay = (torch.rand(rows, columns) >= zeros).repeat_interleave(block, 0).repeat_interleave(block, 1)
+    outputs, inputs = stay.shape
+    weight = torch.randn(outputs, inputs) * stay
     bias = torch.randn(outputs) if biased else None
     for x in (torch.randn(4, inputs), torch.randn(2, tokens, inputs)):
-        found = csr.product(x, csr.compressed(weight), bias)
+        found = csr.rows_of(csr.product(csr.columns_of(x), csr.compressed(weight, block), bias), x)
         torch.testing.assert_close(found, functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
 
 
 class Feed(nn.Module):
-    """Two wide layers on tokens, of which one is mostly zero, and a head."""
+    """Two wide layers, mostly zero by single weights or by blocks, and a head."""
 
-    def __init__(self, zeros: float) -> None:
+    def __init__(self, zeros: float, block: int) -> None:
         super().__init__()
         self.wide, self.back, self.head = nn.Linear(64, 2048), nn.Linear(2048, 64), nn.Linear(64, 3)
         with torch.no_grad():
             for layer in (self.wide, self.back):
-                layer.weight.mul_(torch.rand_like(layer.weight) >= zeros)
+                stay = torch.rand([n // block for n in layer.weight.shape]) >= zeros
+                layer.weight.mul_(stay.repeat_interleave(block, 0).repeat_interleave(block, 1))
 
     def forward(self, x):
         return self.head(x + self.back(torch.relu(self.wide(x))))
@@ -52,17 +62,19 @@ class Feed(nn.Module):
 def source(tmp_path_factory):
     torch.manual_seed(0)
     rows = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
-    return lambda zeros: source_of(Feed(zeros).eval(), rows, tmp_path_factory.mktemp("csr"))
+    return lambda zeros, block=1: source_of(Feed(zeros, block).eval(), rows, tmp_path_factory.mktemp("csr"))
 
 
 @pytest.mark.gate
-def test_layers_are_chosen_by_their_time_and_answer_as_before(source, tmp_path):
-    given_ = dataclasses.replace(source(0.98), batch=64)
+@pytest.mark.parametrize("block", [1, 8])
+def test_layers_are_chosen_by_their_time_and_answer_as_before(source, tmp_path, block):
+    given_ = dataclasses.replace(source(0.98, block), batch=64)
     built = SPARSE.build(given_, tmp_path)
-    assert built.executed["csr_layers"] >= 1
-    assert "as CSR: " in built.executed["detail"]
+    assert built.executed["sparse_layers"] >= 1
+    assert "as compressed rows: " in built.executed["detail"]
     chosen = json.loads((tmp_path / LAYERS).read_text())
     assert not any("head" in path for path in chosen)
+    assert block > 1 or set(chosen.values()) == {1}
     plain = tmp_path / "plain"
     plain.mkdir()
     TorchEager().build(given_, plain)
@@ -70,6 +82,27 @@ def test_layers_are_chosen_by_their_time_and_answer_as_before(source, tmp_path):
         x = {name: array[:rows] for name, array in given_.probe.items()}
         one, other = (SPARSE.load(folder, given_.signature, 1)(x)[0] for folder in (tmp_path, plain))
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (3, 5, 64)])
+def test_between_two_products_values_stay_columns(shape):
+    torch.manual_seed(0)
+    model, x = Feed(0.9, 4).eval(), torch.randn(shape)
+    graph = torch.export.export(model, (x,)).module()
+    graph = csr.put_in(graph, {"wide.weight": 4, "back.weight": 1})
+    made = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    told = [made.count(one) for one in (csr.product, csr.columns_of, csr.rows_of)]
+    assert told == [2, 1, 1]
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_are_stored_as_blocks_only_where_most_of_them_are_zero():
+    torch.manual_seed(0)
+    ones, holes = torch.ones(4, 4), torch.rand(24, 16) >= 0.9
+    assert csr.forms(torch.randn(24, 16) * holes) == [1]
+    blocks = torch.kron(torch.eye(6), ones)
+    assert csr.forms(blocks) == ([1, 4, 8] if csr.mkl() else [1])
+    assert csr.forms(torch.zeros(24, 18)) == [1]
 
 
 @pytest.mark.gate

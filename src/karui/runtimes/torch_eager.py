@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from karui.artifact import Signature
     from karui.runtimes import Predict
 
-LAYERS = "sparse.json"  # paths of the weights that run as compressed rows
+LAYERS = "sparse.json"  # paths of the weights that run as compressed rows, and the sides of their blocks
 
 
 @final
 @dataclass(frozen=True)
 class TorchEager(Runtime):
-    """sparse: time each mostly zero linear layer at the target's batch, and use CSR where it is faster.
+    """sparse: time each mostly zero linear layer at the target's batch, and use compressed rows where faster.
     device, channels_last, autocast: see ``graph.placement``; autocast=bf16 goes with bf16.
     """
 
@@ -73,7 +73,7 @@ class TorchEager(Runtime):
         return Built(facts | self.as_rows(source, folder) if self.sparse else with_told(source, facts))
 
     def as_rows(self, source: Source, folder: Path) -> dict[str, Any]:
-        """Choose the layers that run as CSR; raises Unsupported where none is faster so."""
+        """Choose the layers that run as compressed rows; raises Unsupported where none is faster so."""
         torch.set_num_threads(source.threads)
         rows = source.batch if source.signature.dynamic_batch else source.signature.batch
         inputs = list(tensors_of(repeat(source.calibrate, rows)).values())
@@ -86,9 +86,10 @@ class TorchEager(Runtime):
                 why=why or "no linear layer is mostly zero",
                 fix="a larger batch or more zeros; zeros also make files smaller: fp32@onnxruntime",
             )
-        (folder / LAYERS).write_text(json.dumps([layer.path for layer in chosen]), encoding="utf-8")
-        told = f"{len(chosen)} layer(s) as CSR: {'; '.join(map(str, chosen[:3]))}"
-        return {"detail": f"PyTorch {torch.__version__} kernels, {told}", "csr_layers": len(chosen)}
+        blocks = {layer.path: layer.block for layer in chosen}
+        (folder / LAYERS).write_text(json.dumps(blocks), encoding="utf-8")
+        told = f"{len(chosen)} layer(s) as compressed rows: {'; '.join(map(str, chosen[:3]))}"
+        return {"detail": f"PyTorch {torch.__version__} kernels, {told}", "sparse_layers": len(chosen)}
 
     def load(self, folder: Path, signature: Signature, threads: int) -> Predict:
         torch.set_num_threads(threads)
