@@ -25,7 +25,7 @@ TASKS = {
     "EfficientNet-Lite0": "benchmarks.real.efficientnet:task",
     "MiniLM-L6": "benchmarks.real.minilm:task",
 }
-RUNTIMES = ("onnxruntime", "openvino", "aot_inductor")
+RUNTIMES = ("onnxruntime", "openvino", "openvino:compress_xml=true", "aot_inductor")
 
 
 def main() -> None:

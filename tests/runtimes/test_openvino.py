@@ -61,6 +61,18 @@ def test_two_calls_are_bit_equal(bench, name, precision):
     assert all(np.array_equal(a, b) for a, b in zip(first, predict(inputs), strict=True))
 
 
+@pytest.mark.gate
+def test_a_compressed_description_answers_the_same_and_weighs_a_fraction(bench, tmp_path):
+    net, plain = bench.net("residual"), bench.build(NAME, "residual", "int8")[1]
+    packing = OpenVino(compress_xml=True)
+    packing.build(net.source(parse_numerics("int8")), tmp_path)
+    mine = packing.load(tmp_path, net.signature, 1)(net.inputs)
+    theirs = bench.predict(NAME, "residual", "int8")(net.inputs)
+    assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert not (tmp_path / "model.xml").exists()
+    assert (tmp_path / "model.xml.gz").stat().st_size < 0.2 * (plain / "model.xml").stat().st_size
+
+
 def test_answers_stay_as_they_are_after_the_next_call(bench):
     predict, inputs = bench.predict(NAME, "mlp"), bench.net("mlp").inputs
     first = predict(rows(inputs, 0, 4))[0]

@@ -40,6 +40,7 @@ SMALLEST = (  # where bytes count
     "int8_weights@onnxruntime:form=dequantize,opset=21",
     "int4_weights@openvino",
     "int8_weights@openvino",
+    "int8@openvino:compress_xml=true",
 )
 LAST = ("fp32@torch_compile:mode=reduce-overhead", "fp32@torch_compile:mode=max-autotune")
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU. The folder holds ``model.xml``, ``model.bin`` and ``openvino.json``.
+"""OpenVINO on the CPU. The folder holds ``model.xml`` (or ``.xml.gz``), ``model.bin`` and ``openvino.json``.
 
 OpenVINO chooses its own arithmetic unless told (on a CPU with bfloat16 it leaves FP32 by itself), so
 ``openvino.json`` keeps the precision that ``load`` pins. Static INT8 is emitted from karui's table of
@@ -42,7 +42,7 @@ from karui.graph.ov_kernels import (
     products_of,
     readers_of,
 )
-from karui.graph.ov_lean import save, simplified
+from karui.graph.ov_lean import XML, pack, read, save, simplified
 from karui.graph.weights.options import Packing
 from karui.numerics import WEIGHT_BITS, Calibration
 from karui.runtimes import Ask, Built, Runtime, Source
@@ -84,6 +84,7 @@ class OpenVino(Runtime):
 
     Of weights in 8 or 4 bits (calibration is ``minmax`` or ``mse`` there): ``group``, ``symmetric`` and
     ``rounding`` (graph/weights/options); accuracy_level 4 rounds activations to 8 bits at each call.
+    compress_xml: the model's description as ``model.xml.gz``; it is most of the bytes of a small INT8 model.
 
     "mean", over samples of each one's extremes, is NNCF's own choice; it clips, and lost 5 to 20 dB against
     the extremes on four of five networks of the benchmark.
@@ -95,6 +96,7 @@ class OpenVino(Runtime):
     symmetric: bool = False
     rounding: Literal["gptq", "nearest"] | None = None
     accuracy_level: Literal[0, 4] = 0
+    compress_xml: bool = False
 
     def refuses(self, ask: Ask) -> str | None:
         precision = ask.numerics.default
@@ -140,11 +142,18 @@ class OpenVino(Runtime):
         if precision in WEIGHT_BITS:  # else OpenVINO rounds activations by itself
             pinned["activation_group"] = self.group if self.accuracy_level else 0
         (folder / "openvino.json").write_text(json.dumps(pinned), encoding="utf-8")
+        built = self.written(source, folder)
+        if self.compress_xml:
+            pack(folder)
+        return built
+
+    def written(self, source: Source, folder: Path) -> Built:
+        precision = source.numerics.default
         if precision in WEIGHT_BITS:
             return self.weights(source, folder)
         if precision == "int8" and self.quantizer == "karui":
             return self.from_table(source, folder)
-        kept, products = self.convert(source, folder / "model.xml")
+        kept, products = self.convert(source, folder / XML)
         ran = executed(kernels_in(folder, products), precision, kept)
         return Built(ran, reference(folder, source, products) if precision == "int8" else None)
 
@@ -160,7 +169,7 @@ class OpenVino(Runtime):
             with foreign(BuildFailed, "OpenVINO could not read the quantized model"), quiet():
                 model = ov.Core().read_model(exported)
                 paths = module_paths(model)  # before constants, by which layers are told, are worked out
-                save(simplified(model), folder / "model.xml")
+                save(simplified(model), folder / XML)
         save_table(found.table, folder)
         kernels = kernels_in(folder, products_of(model))
         kept = {name for name, path in paths.items() if source.numerics.of(path) == "fp32"}
@@ -177,7 +186,7 @@ class OpenVino(Runtime):
             found = write_weights(source, self.packing, Writing(), OPSET, exported)
             named = answering(exported)
             with foreign(BuildFailed, "OpenVINO could not read the model with stored weights"), quiet():
-                save(simplified(ov.Core().read_model(exported)), folder / "model.xml")
+                save(simplified(ov.Core().read_model(exported)), folder / XML)
         with foreign(BuildFailed, "OpenVINO cannot open the model"):
             ops = compiled_from(folder, 1).get_runtime_model().get_ordered_ops()
         if self.accuracy_level:
@@ -371,7 +380,7 @@ def compiled_from(folder: Path, threads: int, extra: Mapping[str, Any] | None = 
     }
     if "activation_group" in pinned:
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = pinned["activation_group"]
-    return ov.Core().compile_model(folder / "model.xml", "CPU", properties | dict(extra or {}))
+    return ov.Core().compile_model(read(folder), "CPU", properties | dict(extra or {}))
 
 
 def predictor(compiled: Any, signature: Signature) -> Predict:
