@@ -19,7 +19,7 @@ LAYERS = [
 ]
 
 
-ROUNDED = "round_weights:method=gptq + int8@onnxruntime"
+ROUNDED = "fold_norm + round_weights:method=gptq + correct_bias + int8@onnxruntime"
 
 
 def trial(recipe: str, kept: bool, same: str = "faster", layers=LAYERS) -> Trial:
@@ -121,7 +121,7 @@ def test_a_model_that_misses_the_budget_is_mended_by_itself(tmp_path):
     )
     trials = {one["recipe"]: one for one in result.facts["trials"]}
     plain = trials["int8@onnxruntime"]
-    assert "round_weights:method=gptq + int8@onnxruntime" in trials
+    assert ROUNDED in trials
     mended = trials["int8[first=fp32]@onnxruntime"]
     assert plain["status"] == "rejected" and mended["quality"]["drop"] < 0.03
     heard = {one["module"]: one["sqnr_db"] for one in plain["executed"]["layers"]}

@@ -1,10 +1,11 @@
 """Mending an INT8 model that misses the accuracy budget.
 
-First the weights of a static one are rounded with calibration data instead of each to the nearest. If that
-is not enough, layers stay in float, with the weights they had. Layers differ by orders of magnitude in what
-their rounding does to the answers. Those that disturb most for the multiplications they save go back to
-float first; how many have to is found by bisection, each time with a whole trial on the runtime, so that the
-fastest that fits can be chosen.
+First the weights of a static one, with norms folded into them, are rounded with calibration data instead of
+each to the nearest, and biases make up for what is left of each channel's mean. If that is not enough, layers
+stay in float, with the weights they had. Layers differ by orders of magnitude in what their rounding does to
+the answers. Those that disturb most for the multiplications they save go back to float first; how many have
+to is found by bisection, each time with a whole trial on the runtime, so that the fastest that fits can be
+chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from karui.numerics import Numerics
 from karui.recipe import Named, Recipe, parse_recipe
 
 FIRST = 0.1  # of the layers, that the first trial keeps in float
+FOLDING = Named("fold_norm")
 ROUNDING = Named("round_weights", (("method", "gptq"),))
+CORRECTING = Named("correct_bias")
 
 
 def propose_mixed(trials: Sequence[Trial], most: int) -> Recipe | None:
@@ -53,9 +56,12 @@ def worth_mending(trial: Trial) -> bool:
 
 def rounded(recipe: Recipe) -> Recipe | None:
     """With its weights rounded by calibration data, where nothing else has settled them."""
-    settled = {"round_weights", "quantize_aware"}.intersection(step.name for step in recipe.steps)
+    names = {step.name for step in recipe.steps}
     own = "quantizer" in dict(recipe.runtime.options) or str(recipe.numerics) != "int8"
-    return None if settled or own else dataclasses.replace(recipe, steps=(*recipe.steps, ROUNDING))
+    if own or names & {"round_weights", "quantize_aware"}:
+        return None
+    more = [step for step in (FOLDING, ROUNDING, CORRECTING) if step.name not in names]
+    return dataclasses.replace(recipe, steps=(*recipe.steps, *more))
 
 
 def float_fits(recipe: Recipe, trials: Sequence[Trial]) -> bool:
