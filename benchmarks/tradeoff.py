@@ -29,6 +29,7 @@ from karui.bench.compare import compare
 from karui.bench.machine import Conditions
 from karui.bench.rounds import Pace
 from karui.budget import CONFIDENCE
+from karui.demo.networks import FashionResNet
 from karui.optimize import Settings
 from karui.report.kinds import kind_of
 from karui.report.markdown import kinds
@@ -52,6 +53,10 @@ UNTRAINED = (
 AWARE = "quantize_aware:steps={steps} + int8@onnxruntime"
 SPARSE = "prune_weights:sparsity=0.9 + finetune:{recover}"
 DISTILLED = "distill:width=0.5,{learn},lr=3e-3,schedule=one_cycle + fp32@onnxruntime"
+SHALLOWER = (  # than the teacher: the task's student, then narrowed
+    "distill:epochs=6,loss=dist,batch=128,optimizer=adamw,lr=1e-2,weight_decay=1e-2,schedule=one_cycle"
+    " + prune_channels:macs=0.25,multiple_of=8"
+)
 TRAINED = "finetune:{narrowed},optimizer=adamw,lr={rate:g},weight_decay=1e-2,schedule=one_cycle"
 
 
@@ -61,7 +66,7 @@ class Case:
 
     task: module and function. narrower: shares of the multiplications left. steps: of training for INT8.
     recover, learn, narrowed: length of the training after zeros, of a student's, of a narrower network's.
-    rate: of the last.
+    rate: of the last. first: steps before that training, instead of all the other trained recipes.
     """
 
     task: str
@@ -71,12 +76,14 @@ class Case:
     recover: str = "epochs=1"
     learn: str = "epochs=3"
     rate: float = 1e-2
+    first: str = ""
 
 
 CASES = {
     "mnist": Case("benchmarks.networks.tasks:mnist", ("0.125", "0.0625"), "epochs=3,batch=128"),
     "fashion": Case("benchmarks.tradeoff:fashion", ("0.25",), "epochs=14,batch=128"),
     "deep": Case("benchmarks.networks.tasks:deep", ("0.15",), "epochs=8", 200, learn="epochs=1"),
+    "taught": Case("benchmarks.tradeoff:taught", (), "epochs=8,batch=128", first=SHALLOWER),
     "photos": Case(
         "benchmarks.real.photos:task", ("0.25", "0.125"), "epochs=10,batch=128", learn="epochs=10"
     ),
@@ -115,6 +122,12 @@ def fashion() -> karui.Task:
     return dataclasses.replace(task, train=Turned(*task.train.tensors))
 
 
+def taught() -> karui.Task:
+    """The ResNet with two blocks a stage, and a student with one."""
+    task = task_at("benchmarks.networks.tasks:deep")
+    return dataclasses.replace(task, student=FashionResNet)
+
+
 def minilm() -> karui.Task:
     """The encoder with its probe, all of which may learn."""
     task = task_at("benchmarks.real.minilm:task")
@@ -124,16 +137,22 @@ def minilm() -> karui.Task:
 
 def recipes(case: Case) -> list[str]:
     trained = TRAINED.format(narrowed=case.narrowed, rate=case.rate)
-    narrow = [f"prune_channels:macs={share},multiple_of=8 + {trained}" for share in case.narrower]
+    cuts = [f"prune_channels:macs={share},multiple_of=8" for share in case.narrower]
+    narrow = [f"{cut} + {trained}" for cut in ((case.first,) if case.first else cuts)]
+    ends = [
+        *(f"{steps} + {precision}@onnxruntime" for steps in narrow for precision in ("fp32", "fp16", "int8")),
+        *(f"{steps} + int8@openvino:compress_xml=true" for steps in narrow),
+    ]
+    return [*UNTRAINED, *([] if case.first else others(case)), *ends]
+
+
+def others(case: Case) -> list[str]:
     sparse = SPARSE.format(recover=case.recover)
     return [
-        *UNTRAINED,
         AWARE.format(steps=case.steps),
         f"{sparse} + fp32@onnxruntime",
         f"{sparse} + fp32@torch_eager:sparse=true",
         DISTILLED.format(learn=case.learn),
-        *(f"{steps} + {precision}@onnxruntime" for steps in narrow for precision in ("fp32", "fp16", "int8")),
-        *(f"{steps} + int8@openvino" for steps in narrow),
     ]
 
 
