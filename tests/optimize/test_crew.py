@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
-from benchmarks.cluster import Simulated, seconds_of, stand_in
+from benchmarks.cluster import ROWS, Simulated, seconds_of, stand_in
 
 from karui.errors import KaruiError, UsageError
 from karui.optimize.crew import LOSSES, Crew, Help, can_go
@@ -31,6 +32,16 @@ def search_times(seed: int) -> tuple[dict[str, float], dict[str, float]]:
         build[f"{steps} + fp32@onnxruntime"] = chance.uniform(60, 120)
         build[f"{steps} + int8@onnxruntime"] = 8.0
     return build, dict.fromkeys(build, 2.0)
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("near", [False, True])
+def test_so_they_do_with_the_recorded_times_of_a_search_that_trains(near):
+    rows = json.loads(ROWS.read_text())["recorded"]["rows"]
+    build, times = ({row["recipe"]: row[key] for row in rows} for key in ("build_s", "time_s"))
+    outcomes = {text: stand_in(text) for text in build}
+    one, two = (seconds_of(size, build, times, outcomes, near=near) for size in (1, 2))
+    assert one / two >= 1.7
 
 
 @pytest.mark.gate
