@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 from benchmarks.channels import CALIBRATION, Data, accuracy, data_of
+from benchmarks.distill import spread
 from benchmarks.networks import tasks
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune as peer
 
 import karui
@@ -28,6 +29,7 @@ from karui.graph.onnx import export_onnx
 from karui.graph.onnx_zeros import pack
 
 SHARES = (0.8, 0.9, 0.95)
+DRAWS = (0, 1, 2)  # of the images that karui's shares of zeros are fitted on
 PATTERNS = ("2:4", "4:8", "kernel", "row", "4x1")
 
 
@@ -56,11 +58,17 @@ def renormed(model: nn.Module, data: Data) -> nn.Module:
     return model.eval()
 
 
-def by_karui(model: nn.Module, data: Data, options: str) -> tuple[nn.Module, float]:
+def by_karui(model: nn.Module, images: Tensor, options: str) -> tuple[nn.Module, float]:
     start = time.perf_counter()
-    step = f"prune_weights:{options}"
-    found = karui.apply(step, model, inputs=data.images[:8], calibrate=[data.images]).model
+    step = f"prune_weights:{options},samples={CALIBRATION}"
+    found = karui.apply(step, model, inputs=images[:8], calibrate=[images]).model
     return found, time.perf_counter() - start
+
+
+def drawn(task: tasks.Task, seed: int) -> Tensor:
+    images: Tensor = task.train.tensors[0]
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images[rows[:CALIBRATION]]
 
 
 def zeros(model: nn.Module) -> float:
@@ -92,19 +100,21 @@ def table(name: str) -> None:
     row(["zeros", "how", "points lost", "ONNX FP32, dense", "packed", "seconds"])
     row(["--:", "---", "--:", "--:", "--:", "--:"])
 
-    def told(how: str, made: nn.Module, seconds: float | None) -> None:
-        lost, sizes = whole - accuracy(made, data), onnx_bytes(made, data)
-        spent = "" if seconds is None else f"{seconds:.0f}"
-        row([f"{100 * zeros(made):.1f} %", how, f"{lost:.2f}", f"{sizes[0]:,} B", f"{sizes[1]:,} B", spent])
+    def told(how: str, *made: tuple[nn.Module, float]) -> None:
+        lost = [whole - accuracy(one, data) for one, _ in made]
+        seconds = sum(spent for _, spent in made) / len(made)
+        first = made[0][0]
+        plain, packed = onnx_bytes(first, data)
+        row([f"{100 * zeros(first):.1f} %", how, spread(lost), f"{plain:,} B", f"{packed:,} B",
+             f"{seconds:.0f}" if seconds else ""])  # fmt: skip
 
     for share in SHARES:
-        told("torch.nn.utils.prune, global L1", by_peer(model, share), None)
-        told("the same, norms estimated again", renormed(by_peer(model, share), data), None)
-        told("karui", *by_karui(model, data, f"sparsity={share},samples={CALIBRATION}"))
+        told("torch.nn.utils.prune, global L1", (by_peer(model, share), 0.0))
+        told("the same, norms estimated again", (renormed(by_peer(model, share), data), 0.0))
+        told("karui", *(by_karui(model, drawn(task, seed), f"sparsity={share}") for seed in DRAWS))
     for pattern in PATTERNS:
         goal = "" if ":" in pattern else ",sparsity=0.8"
-        made, seconds = by_karui(model, data, f'pattern="{pattern}"{goal},samples={CALIBRATION}')
-        told(f"karui, pattern {pattern}", made, seconds)
+        told(f"karui, pattern {pattern}", by_karui(model, data.images, f'pattern="{pattern}"{goal}'))
 
 
 def main() -> None:
@@ -112,7 +122,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["mnist", "deep"])
     args = parser.parse_args()
     print("# Zeros with no training and no labels\n")
-    print(f"{CALIBRATION:,} unlabelled training images; made by `python -m benchmarks.zeros`.")
+    print(f"{CALIBRATION:,} unlabelled training images; ±: mean and deviation of {len(DRAWS)} draws of them.")
+    print("Made by `python -m benchmarks.zeros`.")
     for name in args.networks:
         table(name)
 
