@@ -86,6 +86,20 @@ def test_layers_are_chosen_by_their_time_and_answer_as_before(source, tmp_path, 
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+class Squared(Feed):
+    def forward(self, x):
+        wide = torch.relu(self.wide(x)) - 0.1
+        return self.back(wide * wide)
+
+
+def test_what_reads_values_twice_is_no_change_of_each_value_by_itself():
+    torch.manual_seed(0)
+    model, x = Squared(0.9, 1).eval(), torch.randn(300, 64)
+    graph = csr.put_in(torch.export.export(model, (x,)).module(), {"wide.weight": 1, "back.weight": 1})
+    assert [len(one.steps) for one in graph.modules() if isinstance(one, csr.Products)] == [1, 1]
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(4, 64), (3, 99, 64)])
 def test_between_two_products_values_stay_columns(shape):
     torch.manual_seed(0)

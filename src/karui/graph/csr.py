@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 from torch.nn import functional
 
 from karui.graph.consumers import tensor_at, values_at
@@ -163,8 +162,12 @@ class Products(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) -> (..., outputs), in the usual order of memory."""
-        parts = [self.of(rows) for rows in torch.split(x.reshape(-1, x.shape[-1]), TILE)]
-        return torch.cat(parts).reshape(*x.shape[:-1], -1)
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) <= TILE:
+            found = self.of(rows).contiguous()
+        else:
+            found = torch.cat([self.of(part) for part in torch.split(rows, TILE)])
+        return found.reshape(*x.shape[:-1], -1)
 
     def of(self, rows: Tensor) -> Tensor:
         columns = rows.t()
@@ -201,16 +204,21 @@ def since_products(graph: GraphModule, node: Node) -> tuple[list[Step], Node]:
     while len(node.users) == 1:
         if node.op == "call_module" and isinstance(made := graph.get_submodule(str(node.target)), Products):
             return [*made.steps, *reversed(steps)], node.all_input_nodes[0]
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.pointwise not in tags or len(node.all_input_nodes) != 1:
+        if not by_value(node):
             break
-        steps.append(functools.partial(repeated, node.target, node.args, node.kwargs))
+        steps.append(functools.partial(repeated, node.target, node.args[1:], node.kwargs))
         node = node.all_input_nodes[0]
     return [], start
 
 
-def repeated(operation: Any, args: Any, kwargs: Any, values: Tensor) -> Tensor:
+def by_value(node: Node) -> bool:
+    """Whether each value of its first argument is changed by itself, and no other tensor is read."""
+    rest = (*node.args[1:], *node.kwargs.values())
+    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return pointwise and isinstance(node.args[0], Node) and not any(isinstance(one, Node) for one in rest)
+
+
+def repeated(operation: Any, rest: tuple[Any, ...], named: Mapping[str, Any], values: Tensor) -> Tensor:
     """What a node does, to other values."""
-    args, kwargs = map_arg((args, kwargs), lambda _: values)
-    found: Tensor = operation(*args, **kwargs)
+    found: Tensor = operation(values, *rest, **named)
     return found
