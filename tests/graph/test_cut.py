@@ -64,7 +64,7 @@ class Amplifying(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.last = nn.Linear(8, 64), nn.Linear(64, 3)
+        self.first, self.last = nn.Linear(8, 600), nn.Linear(600, 3)
 
     def forward(self, x):
         y = self.last(torch.relu(self.first(x)))
@@ -77,11 +77,11 @@ def test_a_network_that_amplifies_rounding_is_verified_in_float64():
     torch.manual_seed(0)
     net, x = Amplifying().eval(), torch.randn(20, 8)
     found = karui.apply("prune_channels:importance=ln,compensate=false", net, inputs=x, calibrate=[x])
-    assert len(found.model.first.weight) == 32
+    assert len(found.model.first.weight) == 300
     assert found.model.first.weight.dtype == torch.float32
     masked = copy.deepcopy(net)
     kept = found.facts["positions"]["first.weight"]["0"]
     with torch.no_grad():
-        masked.last.weight[:, [i for i in range(64) if i not in kept]] = 0
+        masked.last.weight[:, [i for i in range(600) if i not in kept]] = 0
     assert (found.model(x) - masked(x)).abs().max() > 1e-5  # float32 cannot tell
     assert (found.model.double()(x.double()) - masked.double()(x.double())).abs().max() < 1e-9
