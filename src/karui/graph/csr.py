@@ -122,7 +122,7 @@ def bias_of(graph: GraphModule, node: Node) -> Tensor | None:
     return None if bias is None else tensor_at(graph, str(bias.target))
 
 
-def in_turns(one: Callable[[], Tensor], other: Callable[[], Tensor]) -> list[float]:
+def in_turns(one: Callable[[], object], other: Callable[[], object]) -> list[float]:
     """How many times faster ``other`` is, sorted."""
     start = time.perf_counter()
     one(), other()
@@ -130,7 +130,7 @@ def in_turns(one: Callable[[], Tensor], other: Callable[[], Tensor]) -> list[flo
     return sorted(spent(one, calls) / spent(other, calls) for _ in range(TURNS))
 
 
-def spent(call: Callable[[], Tensor], calls: int) -> float:
+def spent(call: Callable[[], object], calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
         call()

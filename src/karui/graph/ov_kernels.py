@@ -1,4 +1,4 @@
-"""What OpenVINO makes of a model, read from its compiled graph: kernels, their precisions, stored weights."""
+"""What OpenVINO reads in a model, and makes of it: module paths; kernels, precisions, stored weights."""
 
 from __future__ import annotations
 
@@ -129,3 +129,36 @@ def unpacked(found: WeightOnly, names: set[str]) -> list[dict[str, str]]:
 
 def types_of(op: Any) -> list[str]:
     return [str(port.get_element_type().get_type_name()) for port in op.inputs()]
+
+
+def module_paths(model: Any) -> dict[str, str]:
+    """The module path of each operation, told by its name or by its weight's."""
+    plain = ("Constant", "Parameter", "Result")
+    return {
+        op.get_friendly_name(): path_of(op.get_friendly_name(), weight_of(op))
+        for op in model.get_ops()
+        if op.get_type_name() not in plain
+    }
+
+
+def weight_of(op: Any) -> str:
+    """The name of the parameter behind an operation's second input (``head.bias``), or nothing."""
+    todo = [op.input_value(1).get_node()] if op.get_input_size() > 1 else []
+    while todo:
+        node = todo.pop()
+        if node.get_type_name() == "Constant" and "." in node.get_friendly_name():
+            return str(node.get_friendly_name())
+        if node.get_type_name() in ("Convert", "Transpose", "Reshape", "Multiply"):
+            todo += [port.get_node() for port in node.input_values()]
+    return ""
+
+
+def has_attention(model: Any) -> bool:
+    """Whether the softmax of one product goes into another."""
+    for op in model.get_ops():
+        if op.get_type_name() == "ScaledDotProductAttention":
+            return True
+        into = {reader.get_type_name() for reader in readers_of(op)}
+        if op.get_type_name() == "Softmax" and "MatMul" in into:
+            return True
+    return False
