@@ -12,6 +12,13 @@ from karui.errors import UsageError
 from karui.recipe import Named
 
 Base = TypeVar("Base")
+WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "none",
+}
 
 
 def only_class(module: ModuleType, base: type[Base]) -> type[Base]:
@@ -63,9 +70,13 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def said(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return " or ".join(map(str, typing.get_args(kind)))
-    return getattr(kind, "__name__", None) or str(kind)
+    """A type in the words of one who writes options."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(map(str, args))
+    if origin in (typing.Union, UnionType):
+        return " or ".join(map(said, args))
+    return WORDS.get(kind) or getattr(kind, "__name__", None) or str(kind)
 
 
 def options_of(step: Any) -> tuple[tuple[str, Any], ...]:

@@ -73,12 +73,7 @@ class PruneWeights(Technique):
 
     ZEROES = True
 
-    def apply(self, model: nn.Module, data: Given) -> Applied:
-        self.check(data)
-        with torch.no_grad():
-            return Pruning(self, trace(model, data.signature, data.inputs), data, aliases(model)).run(model)
-
-    def check(self, data: Given) -> None:
+    def __post_init__(self) -> None:
         """Raises UsageError for options that contradict each other or are out of range."""
         pattern = parse_pattern(self.pattern)
         goals = [name for name in ("sparsity", "amount") if getattr(self, name) is not None]
@@ -91,6 +86,13 @@ class PruneWeights(Technique):
             raise UsageError(f"prune_weights:amount is a share below 1 or a whole number, got {self.amount}")
         if self.samples < 1:
             raise UsageError(f"prune_weights:samples must be at least 1, got {self.samples}")
+
+    def apply(self, model: nn.Module, data: Given) -> Applied:
+        self.check(data)
+        with torch.no_grad():
+            return Pruning(self, trace(model, data.signature, data.inputs), data, aliases(model)).run(model)
+
+    def check(self, data: Given) -> None:
         if self.learns and not len(next(iter(data.calibrate.values()), ())):
             raise UsageError(
                 "prune_weights needs calibration data",
