@@ -1,4 +1,5 @@
-"""Zeros as time: mostly zero linear layers as compressed rows in PyTorch, beside the same network dense.
+"""Zeros as time: mostly zero linear layers as compressed rows in PyTorch, or packed in OpenVINO's INT8 on
+CPUs with AMX, beside the same network dense.
 
     python -m benchmarks.csr > benchmarks/results/csr.md
 
@@ -8,8 +9,10 @@ Networks of random weights: only time is looked at, end to end, by karui's own b
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +30,10 @@ WAYS = (
     ("any", "fp32@onnxruntime"),
     ("any", "fp32@openvino"),
 )
+PACKED = tuple(
+    ("any", way)
+    for way in ("fp32@torch_eager", "int8@onnxruntime", "int8@openvino", "int8@openvino:sparse=true")
+)
 
 
 class FeedForward(nn.Module):
@@ -40,19 +47,37 @@ class FeedForward(nn.Module):
         return x + self.back(nn.functional.gelu(self.wide(self.norm(x))))
 
 
-def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+def wide(*sizes: int) -> nn.Module:
+    """Linear layers of these sizes, with ReLU between."""
+    layers = [
+        nn.Sequential(nn.Linear(one, other), nn.ReLU()) for one, other in itertools.pairwise(sizes[:-1])
+    ]
+    return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the shape of its input, and patterns of zeros with ways to run them."""
+
+    model: nn.Module
+    shape: tuple[int, ...]
+    ways: tuple[tuple[str, str], ...] = WAYS
+
+
+def networks() -> dict[str, Case]:
     torch.manual_seed(0)
-    wide = nn.Sequential(
-        nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
-    )
-    return {"MLP 784-1024-1024-10": (wide, (784,)), "transformer feed-forward": (FeedForward(), (32, 256))}
+    return {
+        "MLP 784-1024-1024-10": Case(wide(784, 1024, 1024, 10), (784,)),
+        "transformer feed-forward": Case(FeedForward(), (32, 256)),
+        "INT8, MLP 4096-4096-4096-4096-10": Case(wide(4096, 4096, 4096, 4096, 10), (4096,), PACKED),
+    }
 
 
-def measured(model: nn.Module, shape: tuple[int, ...], zeros: float, batch: int) -> list[dict]:
-    x = torch.randn(256, *shape, generator=torch.Generator().manual_seed(0))
-    task = karui.Task(model.eval(), x[:4], calibrate=[x], select=[x], score="agreement")
+def measured(case: Case, zeros: float, batch: int) -> list[dict]:
+    x = torch.randn(256, *case.shape, generator=torch.Generator().manual_seed(0))
+    task = karui.Task(case.model.eval(), x[:4], calibrate=[x], select=[x], score="agreement")
     step = f"prune_weights:sparsity={zeros},importance=l1,scope=layer,compensate=false"
-    recipes = tuple(f"{step},pattern={json.dumps(pattern)} + {way}" for pattern, way in WAYS)
+    recipes = tuple(f"{step},pattern={json.dumps(pattern)} + {way}" for pattern, way in case.ways)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         found = karui.optimize(
@@ -65,16 +90,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zeros", nargs="+", type=float, default=[0.8, 0.9, 0.95])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 256])
+    parser.add_argument("--only", default="", help="networks with this in their names")
     args = parser.parse_args()
     print("# Zeros as time: linear layers as compressed rows in PyTorch\n")
     print("Speed over the dense network in eager PyTorch, one thread, 95 % intervals;")
     print("made by `python -m benchmarks.csr`.")
-    for name, (model, shape) in networks().items():
+    for name, case in networks().items():
+        if args.only not in name:
+            continue
         print(f"\n## {name}\n\n| zeros | pattern | batch | runtime | vs dense eager | |")
         print("|--:|---|--:|---|---|---|")
         for zeros in args.zeros:
             for batch in args.batches:
-                for trial in measured(model, shape, zeros, batch):
+                for trial in measured(case, zeros, batch):
                     row(zeros, batch, trial)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,11 +54,12 @@ UNTRAINED = (
 AWARE = "quantize_aware:steps={steps} + int8@onnxruntime"
 SPARSE = "prune_weights:sparsity=0.9 + finetune:{recover}"
 DISTILLED = "distill:width=0.5,{learn},lr=3e-3,schedule=one_cycle + fp32@onnxruntime"
+SEEDS = (0, 1, 2)
 SHALLOWER = (  # than the teacher: the task's student, then narrowed
-    "distill:epochs=6,loss=dist,batch=128,optimizer=adamw,lr=1e-2,weight_decay=1e-2,schedule=one_cycle"
+    "distill:epochs=6,seed={seed},loss=dist,batch=128,optimizer=adamw,lr=1e-2,weight_decay=1e-2,schedule=one_cycle"
     " + prune_channels:macs=0.25,multiple_of=8"
 )
-TRAINED = "finetune:{narrowed},optimizer=adamw,lr={rate:g},weight_decay=1e-2,schedule=one_cycle"
+TRAINED = "finetune:{narrowed},seed={seed},optimizer=adamw,lr={rate:g},weight_decay=1e-2,schedule=one_cycle"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Case:
 
     task: module and function. narrower: shares of the multiplications left. steps: of training for INT8.
     recover, learn, narrowed: length of the training after zeros, of a student's, of a narrower network's.
-    rate: of the last. first: steps before that training, instead of all the other trained recipes.
+    rate: of the last. first: steps before that training, instead of all the other trained recipes; they and
+    it are run from each of ``seeds``.
     """
 
     task: str
@@ -77,13 +80,14 @@ class Case:
     learn: str = "epochs=3"
     rate: float = 1e-2
     first: str = ""
+    seeds: tuple[int, ...] = (0,)
 
 
 CASES = {
-    "mnist": Case("benchmarks.networks.tasks:mnist", ("0.125", "0.0625"), "epochs=3,batch=128"),
+    "mnist": Case("benchmarks.networks.tasks:mnist", ("0.125", "0.0625"), "epochs=3,batch=128", seeds=SEEDS),
     "fashion": Case("benchmarks.tradeoff:fashion", ("0.25",), "epochs=14,batch=128"),
     "deep": Case("benchmarks.networks.tasks:deep", ("0.15",), "epochs=8", 200, learn="epochs=1"),
-    "taught": Case("benchmarks.tradeoff:taught", (), "epochs=8,batch=128", first=SHALLOWER),
+    "taught": Case("benchmarks.tradeoff:taught", (), "epochs=8,batch=128", first=SHALLOWER, seeds=SEEDS),
     "photos": Case(
         "benchmarks.real.photos:task", ("0.25", "0.125"), "epochs=10,batch=128", learn="epochs=10"
     ),
@@ -99,6 +103,7 @@ COLUMNS = (
     "network", "batch", "which", "recipe", "over eager", "over the fastest peer", "file", "of FP32",
     "points lost", "status",
 )  # fmt: skip
+SEED = re.compile(r",?seed=\d+")
 PEERS = ("quantizer=onnxruntime", "quantizer=nncf")
 
 
@@ -136,14 +141,19 @@ def minilm() -> karui.Task:
 
 
 def recipes(case: Case) -> list[str]:
-    trained = TRAINED.format(narrowed=case.narrowed, rate=case.rate)
-    cuts = [f"prune_channels:macs={share},multiple_of=8" for share in case.narrower]
-    narrow = [f"{cut} + {trained}" for cut in ((case.first,) if case.first else cuts)]
+    narrow = [steps for seed in case.seeds for steps in narrowed(case, seed)]
     ends = [
         *(f"{steps} + {precision}@onnxruntime" for steps in narrow for precision in ("fp32", "fp16", "int8")),
         *(f"{steps} + int8@openvino:compress_xml=true" for steps in narrow),
     ]
     return [*UNTRAINED, *([] if case.first else others(case)), *ends]
+
+
+def narrowed(case: Case, seed: int) -> list[str]:
+    """Steps to each narrower network, trained."""
+    cuts = [f"prune_channels:macs={share},multiple_of=8" for share in case.narrower]
+    trained = TRAINED.format(narrowed=case.narrowed, rate=case.rate, seed=seed)
+    return [f"{cut.format(seed=seed)} + {trained}" for cut in ([case.first] if case.first else cuts)]
 
 
 def others(case: Case) -> list[str]:
@@ -190,6 +200,20 @@ def chosen(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def kin(trials: Sequence[dict[str, Any]], best: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The recipe of ``best`` from its other seeds, whatever became of them."""
+    alike = [
+        trial
+        for trial in trials
+        if trial["latency_s"] and trial["id"] != best["id"] and unseeded(trial) == unseeded(best)
+    ]
+    return {f"several, from other numbers ({number})": trial for number, trial in enumerate(alike, 1)}
+
+
+def unseeded(trial: dict[str, Any]) -> str:
+    return SEED.sub("", str(trial["recipe"]))
+
+
 def latency(trial: dict[str, Any]) -> float:
     return float(trial["latency_s"]["p50"])
 
@@ -202,6 +226,7 @@ def lines(result: karui.Result, name: str, batch: int) -> Iterator[str]:
     """The chosen side by side: each against eager, and against the peer, in the same rounds."""
     facts = result.facts
     found = {"eager": trial_of(facts, facts["baseline"]), **chosen(facts)}
+    found |= kin(facts["trials"], found["several"]) if "several" in found else {}
     fp32 = size(next(trial for trial in facts["trials"] if trial["recipe"] == "fp32@onnxruntime"))
     homes = [result.folder / trial["artifact"] for trial in found.values()]
     over_eager = compare(homes, Conditions(batch), SIDE_BY_SIDE)
