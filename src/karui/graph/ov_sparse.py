@@ -6,7 +6,7 @@ where one does. So the packed model is timed against the dense one. Kernels: Int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def fastest(open_at: Callable[[float], Any], call_of: Callable[[Any], Any], rows
         packed = call_of(compiled)
         packed()  # kernels of a batch of any size are chosen at a call
         if layers := packed_layers(compiled):
-            found.append(Packed(rate, layers, middle(in_turns(dense, packed))))
+            found.append(Packed(rate, layers, in_turns(dense, packed)))
     best = max(found, key=lambda one: one.ratio, default=None)
     if best is None or best.ratio < WORTH:
         raise Unsupported(
@@ -58,10 +58,6 @@ def fastest(open_at: Callable[[float], Any], call_of: Callable[[Any], Any], rows
             fix="more zeros or wider linear layers (of multiples of 64); zeros also make files smaller",
         )
     return best
-
-
-def middle(ratios: Sequence[float]) -> float:
-    return ratios[len(ratios) // 2]
 
 
 def packed_layers(compiled: Any) -> int:
