@@ -74,6 +74,11 @@ class Source:
     flags: frozenset[str] = field(default_factory=host.flags)
     program: Streamed | None = None
 
+    @property
+    def rows(self) -> int:
+        """Samples of a call: ``batch``, or the one size that the model takes."""
+        return self.batch if self.signature.dynamic_batch else self.signature.batch
+
 
 @dataclass(frozen=True)
 class Built:

@@ -163,12 +163,11 @@ class OpenVino(Runtime):
     def packed(self, source: Source, folder: Path) -> Packed:
         from karui.graph.capture import repeat
 
-        rows = source.batch if source.signature.dynamic_batch else source.signature.batch
-        x = repeat(source.calibrate, rows)
+        x = repeat(source.calibrate, source.rows)
         return fastest(
             lambda rate: compiled_from(folder, source.threads, {RATE: rate}),
             lambda compiled: functools.partial(predictor(compiled, source.signature), x),
-            rows,
+            source.rows,
         )
 
     def written(self, source: Source, folder: Path) -> Built:

@@ -158,7 +158,7 @@ class TensorRt(Runtime):
         """What an engine of the file is built with."""
         return {
             "precision": source.numerics.default,
-            "batch": source.batch if source.signature.dynamic_batch else source.signature.batch,
+            "batch": source.rows,
             "largest": self.largest,
             "sparse": bool(executed["sparse_layers"]),
         }

@@ -75,7 +75,7 @@ class TorchEager(Runtime):
     def as_rows(self, source: Source, folder: Path) -> dict[str, Any]:
         """Choose the layers that run as compressed rows; raises Unsupported where none is faster so."""
         torch.set_num_threads(source.threads)
-        rows = source.batch if source.signature.dynamic_batch else source.signature.batch
+        rows = source.rows
         inputs = list(tensors_of(repeat(source.calibrate, rows)).values())
         layers = csr.timed(open_program(folder / "model.pt2"), inputs)
         chosen = [layer for layer in layers if layer.worth]
